@@ -1,0 +1,4 @@
+//! Sterna runs ternary (BitNet b1.58) large language models.
+
+pub mod format;
+pub mod tokenizer;
