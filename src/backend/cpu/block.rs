@@ -1,0 +1,203 @@
+//! One transformer block on the CPU.
+
+use sterna_cpu::activation::gated;
+use sterna_cpu::attention::{AttentionQuery, AttentionScratch, attention};
+use sterna_cpu::kv::{KvLayer, PAGE_LEN};
+use sterna_cpu::norm::rms_norm;
+use sterna_cpu::rope::RopeTable;
+use sterna_cpu::{Activations, AlignedBuf, Kernels, LinearJob, LinearScratch, Pool, linear};
+
+use crate::backend::{BackendError, LinearEvent, Observer};
+use crate::graph::{BlockSpec, Graph, Linear};
+use crate::model::{Gate, ModelConfig};
+
+/// Packed weights, norms and key-value cache of one block.
+pub(super) struct CpuBlock {
+    index: usize,
+    attn_norm: Vec<f32>,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    attn_sub_norm: Option<Vec<f32>>,
+    o: Linear,
+    ffn_norm: Vec<f32>,
+    gate: Linear,
+    up: Linear,
+    ffn_sub_norm: Option<Vec<f32>>,
+    down: Linear,
+    cache: KvLayer,
+}
+
+/// Buffers that all blocks of a stage share; grown to the largest batch seen, never in a decode step.
+#[derive(Default)]
+pub(super) struct Scratch {
+    normed: AlignedBuf<f32>,
+    acts: Activations,
+    q: AlignedBuf<f32>,
+    k: AlignedBuf<f32>,
+    v: AlignedBuf<f32>,
+    attn: AlignedBuf<f32>,
+    gate: AlignedBuf<f32>,
+    up: AlignedBuf<f32>,
+    linear: LinearScratch,
+    attention: AttentionScratch,
+}
+
+/// What a block needs to know of its surroundings in one pass.
+pub(super) struct BlockContext<'a> {
+    pub(super) kernels: &'static Kernels,
+    pub(super) pool: &'a Pool,
+    pub(super) config: &'a ModelConfig,
+    pub(super) rope: &'a RopeTable,
+    /// Page table and position of each token.
+    pub(super) queries: &'a [AttentionQuery<'a>],
+    pub(super) observer: Option<&'a mut (dyn Observer + 'static)>,
+}
+
+impl BlockContext<'_> {
+    /// Products of one quantized input, in one parallel region. `add`: onto what `outputs` hold.
+    fn linears(
+        &self,
+        acts: &Activations,
+        scratch: &mut LinearScratch,
+        jobs: &mut [(&Linear, &mut [f32])],
+        add: bool,
+    ) {
+        let mut jobs: Vec<LinearJob<'_>> = jobs
+            .iter_mut()
+            .map(|(linear, out)| LinearJob { weight: &linear.weight, scale: linear.scale, out, add })
+            .collect();
+        linear(self.pool, self.kernels, acts, scratch, &mut jobs);
+    }
+
+    fn report(&mut self, block: usize, input: &Activations, outputs: &[(&'static str, &[f32])]) {
+        if let Some(observer) = &mut self.observer {
+            observer.linears(LinearEvent { block, outputs, input });
+        }
+    }
+
+    /// Normalises each row of `x` (if there is a norm) and quantizes it.
+    fn quantize(&self, x: &[f32], norm: Option<&[f32]>, normed: &mut AlignedBuf<f32>, acts: &mut Activations) {
+        let tokens = self.queries.len();
+        let cols = x.len() / tokens;
+        acts.resize(tokens, cols);
+        normed.resize(cols);
+        for (token, row) in x.chunks_exact(cols).enumerate() {
+            let row = match norm {
+                Some(weight) => {
+                    rms_norm(self.kernels.isa(), row, weight, self.config.rms_norm_eps, normed);
+                    &normed[..]
+                }
+                None => row,
+            };
+            acts.quantize(self.kernels.isa(), token, row);
+        }
+    }
+}
+
+impl CpuBlock {
+    /// Reads and packs the weights of block `index`.
+    pub(super) fn build(
+        graph: &Graph,
+        index: usize,
+        spec: &BlockSpec,
+        cache: KvLayer,
+    ) -> Result<CpuBlock, BackendError> {
+        let config = graph.config();
+        let norm = |name: &str, len| graph.norm(name, len);
+        let (a, f) = (&spec.attention, &spec.ffn);
+        Ok(CpuBlock {
+            index,
+            attn_norm: norm(&a.norm, config.hidden_size)?,
+            q: graph.linear(&a.q)?,
+            k: graph.linear(&a.k)?,
+            v: graph.linear(&a.v)?,
+            attn_sub_norm: a.sub_norm.as_deref().map(|n| norm(n, config.q_size())).transpose()?,
+            o: graph.linear(&a.o)?,
+            ffn_norm: norm(&f.norm, config.hidden_size)?,
+            gate: graph.linear(&f.gate)?,
+            up: graph.linear(&f.up)?,
+            ffn_sub_norm: f.sub_norm.as_deref().map(|n| norm(n, config.intermediate_size)).transpose()?,
+            down: graph.linear(&f.down)?,
+            cache,
+        })
+    }
+
+    /// Adds the block's two halves to `hidden`, `[tokens, hidden]`.
+    pub(super) fn forward(&mut self, context: &mut BlockContext<'_>, scratch: &mut Scratch, hidden: &mut [f32]) {
+        self.attention_half(context, scratch, hidden);
+        self.ffn_half(context, scratch, hidden);
+    }
+
+    fn attention_half(&mut self, context: &mut BlockContext<'_>, scratch: &mut Scratch, hidden: &mut [f32]) {
+        let Scratch { normed, acts, q, k, v, attn, linear, attention: attention_scratch, .. } = scratch;
+        let (config, isa) = (context.config, context.kernels.isa());
+        let (tokens, q_size, kv_size) = (context.queries.len(), config.q_size(), config.kv_size());
+        q.resize(tokens * q_size);
+        k.resize(tokens * kv_size);
+        v.resize(tokens * kv_size);
+        attn.resize(tokens * q_size);
+
+        context.quantize(hidden, Some(&self.attn_norm), normed, acts);
+        context.linears(acts, linear, &mut [(&self.q, q), (&self.k, k), (&self.v, v)], false);
+        context.report(self.index, acts, &[("q_proj", q), ("k_proj", k), ("v_proj", v)]);
+
+        for (token, query) in context.queries.iter().enumerate() {
+            let position = query.position;
+            let (k, v) = (&mut k[token * kv_size..][..kv_size], &v[token * kv_size..][..kv_size]);
+            context.rope.apply(isa, &mut q[token * q_size..][..q_size], position);
+            context.rope.apply(isa, k, position);
+            self.cache.store(query.pages[position / PAGE_LEN], position % PAGE_LEN, k, v);
+        }
+        let scale = 1.0 / (config.head_dim as f32).sqrt();
+        attention(
+            context.pool,
+            isa,
+            q,
+            &self.cache,
+            context.queries,
+            config.num_heads,
+            scale,
+            attention_scratch,
+            attn,
+        );
+
+        context.quantize(attn, self.attn_sub_norm.as_deref(), normed, acts);
+        context.linears(acts, linear, &mut [(&self.o, hidden)], true);
+        context.report(self.index, acts, &[("o_proj", hidden)]);
+    }
+
+    fn ffn_half(&self, context: &mut BlockContext<'_>, scratch: &mut Scratch, hidden: &mut [f32]) {
+        let Scratch { normed, acts, gate, up, linear, .. } = scratch;
+        let size = context.queries.len() * context.config.intermediate_size;
+        gate.resize(size);
+        up.resize(size);
+
+        context.quantize(hidden, Some(&self.ffn_norm), normed, acts);
+        context.linears(acts, linear, &mut [(&self.gate, gate), (&self.up, up)], false);
+        context.report(self.index, acts, &[("gate_proj", gate), ("up_proj", up)]);
+
+        let function = match context.config.gate {
+            Gate::Relu2 => sterna_cpu::activation::Gate::Relu2,
+            Gate::Silu => sterna_cpu::activation::Gate::Silu,
+        };
+        gated(context.kernels.isa(), function, gate, up);
+
+        context.quantize(gate, self.ffn_sub_norm.as_deref(), normed, acts);
+        context.linears(acts, linear, &mut [(&self.down, hidden)], true);
+        context.report(self.index, acts, &[("down_proj", hidden)]);
+    }
+
+    pub(super) fn copy_page(&mut self, from: u32, to: u32) {
+        self.cache.copy_page(from, to);
+    }
+
+    pub(super) fn weight_bytes(&self) -> u64 {
+        let linears = [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down];
+        linears.into_iter().map(|linear| linear.weight.bytes() as u64).sum()
+    }
+
+    pub(super) fn kv_bytes(&self) -> u64 {
+        self.cache.bytes() as u64
+    }
+}

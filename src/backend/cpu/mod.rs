@@ -1,0 +1,66 @@
+//! The CPU backend: the kernels of `sterna-cpu` over the thread pool.
+
+mod block;
+mod stage;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use sterna_cpu::{Isa, Kernels, Pool};
+
+use super::{Backend, BackendError, KvOptions, Progress, Stage};
+use crate::graph::Graph;
+
+/// The CPU: an instruction set and a pool of threads.
+#[derive(Debug)]
+pub struct CpuBackend {
+    kernels: &'static Kernels,
+    pool: Arc<Pool>,
+}
+
+impl CpuBackend {
+    /// The CPU with `threads` threads (all cores if `None`) and the kernels of `isa` (`STERNA_ISA`, or the best that
+    /// the machine has, if `None`).
+    ///
+    /// # Errors
+    /// If the instruction set is unknown or absent.
+    pub fn new(threads: Option<usize>, isa: Option<Isa>) -> Result<CpuBackend, BackendError> {
+        let isa = match isa {
+            Some(isa) => isa.require()?,
+            None => Isa::from_env()?,
+        };
+        let threads = threads.unwrap_or_else(Pool::default_threads);
+        Ok(CpuBackend { kernels: Kernels::get(isa), pool: Arc::new(Pool::new(threads)) })
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.kernels.isa()
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+}
+
+impl Backend for CpuBackend {
+    fn name(&self) -> &str {
+        "cpu"
+    }
+
+    fn description(&self) -> String {
+        let threads = self.threads();
+        format!("CPU, {} kernels, {threads} thread{}", self.isa(), if threads == 1 { "" } else { "s" })
+    }
+
+    fn build_stage(
+        &self,
+        graph: &Graph,
+        layers: Range<usize>,
+        kv: KvOptions,
+        progress: &dyn Progress,
+    ) -> Result<Box<dyn Stage>, BackendError> {
+        Ok(Box::new(stage::CpuStage::build(self.kernels, Arc::clone(&self.pool), graph, layers, kv, progress)?))
+    }
+}

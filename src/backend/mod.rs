@@ -1,0 +1,122 @@
+//! Backends: who computes a run of layers, and the batch that is handed to them.
+//!
+//! A [`Backend`] turns adjacent layers into a [`Stage`]; a stage owns its packed weights and its part of the key-value
+//! cache. Between stages travels one f32 buffer, `[tokens, hidden]`.
+
+mod batch;
+pub mod cpu;
+mod error;
+
+pub use batch::{Batch, BatchSequence, LogitsFor};
+pub use error::BackendError;
+
+use std::ops::Range;
+
+use sterna_cpu::AlignedBuf;
+use sterna_cpu::kv::KvType;
+
+use crate::graph::Graph;
+
+/// How a stage lays out its part of the key-value cache.
+#[derive(Clone, Copy, Debug)]
+pub struct KvOptions {
+    /// Number type of keys and values.
+    pub kind: KvType,
+    /// Pages in each layer, [`sterna_cpu::kv::PAGE_LEN`] positions each.
+    pub pages: usize,
+    /// Positions that one sequence may reach.
+    pub context: usize,
+}
+
+/// Told of progress while weights are packed; called from the loading thread.
+pub trait Progress {
+    /// `bytes` more of the packed weights are ready.
+    fn advance(&self, bytes: u64);
+}
+
+impl Progress for () {
+    fn advance(&self, _bytes: u64) {}
+}
+
+/// A device that runs layers.
+pub trait Backend: Send + Sync {
+    /// Short name, as used in placements: `cpu`, `gpu`, `gpu=1`.
+    fn name(&self) -> &str;
+
+    /// What it is, for people: instruction set and threads, or adapter and driver.
+    fn description(&self) -> String;
+
+    /// Reads and packs the weights of `layers` (indices of [`Graph::layer`]).
+    ///
+    /// # Errors
+    /// If a tensor cannot be read, or the device lacks the memory.
+    fn build_stage(
+        &self,
+        graph: &Graph,
+        layers: Range<usize>,
+        kv: KvOptions,
+        progress: &dyn Progress,
+    ) -> Result<Box<dyn Stage>, BackendError>;
+}
+
+/// A run of adjacent layers on one backend.
+pub trait Stage: Send {
+    /// The layers, as indices of [`Graph::layer`].
+    fn layers(&self) -> Range<usize>;
+
+    /// Name of the backend.
+    fn backend(&self) -> &str;
+
+    /// Runs the layers over `batch`.
+    ///
+    /// `hidden` is `[tokens, hidden]`: written by a stage that holds the embedding, read and overwritten by the others.
+    /// `logits` is `[outputs, vocab]`, written by the stage that holds the head.
+    ///
+    /// # Errors
+    /// If the device fails. The key-value cache of the batch's positions is then undefined.
+    fn forward(
+        &mut self,
+        batch: &Batch<'_>,
+        hidden: &mut AlignedBuf<f32>,
+        logits: &mut AlignedBuf<f32>,
+    ) -> Result<(), BackendError>;
+
+    /// Copies a page of the key-value cache in every layer (a shared page that a sequence is about to write).
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn copy_page(&mut self, from: u32, to: u32) -> Result<(), BackendError>;
+
+    /// Sets or removes the observer of the stage's matrix products. Backends that cannot be observed ignore it.
+    fn observe(&mut self, observer: Option<Box<dyn Observer>>);
+
+    /// Memory that the stage holds, in bytes.
+    fn memory(&self) -> StageMemory;
+}
+
+/// Memory of a stage, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StageMemory {
+    /// Packed weights and norms (the embedding and the head stay in the mapped file).
+    pub weights: u64,
+    /// Key-value cache, when all its pages are in use.
+    pub kv_cache: u64,
+}
+
+/// Sees the matrix products of a stage, for checks against other software and for profiles.
+pub trait Observer: Send {
+    /// The products that share one quantized input are done.
+    fn linears(&mut self, event: LinearEvent<'_>);
+}
+
+/// The products of one quantized input.
+#[derive(Debug)]
+pub struct LinearEvent<'a> {
+    /// Block, from 0.
+    pub block: usize,
+    /// Names and outputs, `[tokens, rows]` each, of the projections. Where the product is added to the residual
+    /// stream, the sum.
+    pub outputs: &'a [(&'static str, &'a [f32])],
+    /// The quantized input.
+    pub input: &'a sterna_cpu::Activations,
+}

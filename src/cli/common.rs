@@ -1,0 +1,203 @@
+//! Options that several subcommands share, and opening a model with a progress bar.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use sterna::backend::Progress;
+use sterna::{GenerateOptions, Isa, KvType, Model, OpenOptions, Sampling, Timings};
+
+/// How a model is opened.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Machine")]
+pub(super) struct ModelArgs {
+    /// Threads [default: one per core]
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    /// Tokens of context: prompt and answer [default: what the model was trained for, at most 8192]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    ctx: Option<u32>,
+
+    /// Instruction set: scalar, avx2, avxvnni or avx512 [default: the best of this machine]
+    #[arg(long, env = "STERNA_ISA", hide_env_values = true)]
+    isa: Option<Isa>,
+
+    /// Numbers in the key-value cache
+    #[arg(long, value_enum, default_value = "f16")]
+    kv: KvArg,
+
+    /// Prompt tokens computed in one pass
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    chunk: u32,
+
+    /// Which backend serves which layer: a name, or a map such as embed=cpu,0-9=cpu,10-=cpu,head=cpu
+    #[arg(long, default_value = "cpu")]
+    placement: String,
+}
+
+/// Number types of the key-value cache.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KvArg {
+    F16,
+    F32,
+}
+
+impl ModelArgs {
+    /// Opens the model under `path`, with a progress bar when stderr is a terminal and the model is large.
+    pub(super) fn open(&self, path: &Path, taps: Vec<Option<usize>>) -> anyhow::Result<Model> {
+        let options = OpenOptions {
+            threads: self.threads.map(usize::from),
+            isa: self.isa,
+            context: self.ctx.map(|ctx| ctx as usize),
+            kv: match self.kv {
+                KvArg::F16 => KvType::F16,
+                KvArg::F32 => KvType::F32,
+            },
+            chunk: self.chunk as usize,
+            placement: self.placement.clone(),
+            taps,
+            ..OpenOptions::default()
+        };
+        let model = Model::open_with_progress(path, &options, PackingBar::new)?;
+        if let Some(ctx) = self.ctx.filter(|&ctx| ctx as usize > model.config().max_position_embeddings) {
+            let trained = model.config().max_position_embeddings;
+            tracing::warn!("the model was trained for {trained} positions; beyond them, of {ctx}, it may ramble");
+        }
+        tracing::info!("{}: {}", path.display(), model.backend());
+        Ok(model)
+    }
+}
+
+/// Shows how much of the weights is packed.
+struct PackingBar(ProgressBar);
+
+impl PackingBar {
+    /// Models below this size are ready before a bar is worth drawing.
+    const WORTH_SHOWING: u64 = 64 << 20;
+
+    fn new(bytes: u64) -> PackingBar {
+        if bytes < Self::WORTH_SHOWING || !std::io::stderr().is_terminal() {
+            return PackingBar(ProgressBar::hidden());
+        }
+        let style = ProgressStyle::with_template("packing weights {bar:30} {bytes}/{total_bytes} ({bytes_per_sec})");
+        let bar = ProgressBar::new(bytes);
+        if let Ok(style) = style {
+            bar.set_style(style);
+        }
+        PackingBar(bar)
+    }
+}
+
+impl Progress for PackingBar {
+    fn advance(&self, bytes: u64) {
+        self.0.inc(bytes);
+    }
+}
+
+impl Drop for PackingBar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// How tokens are chosen. What is not given is as the model recommends.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Sampling")]
+pub(super) struct SamplingArgs {
+    /// Randomness: 0 always takes the most probable token [default: as the model recommends]
+    #[arg(long, value_name = "T")]
+    temp: Option<f32>,
+
+    /// Only the K most probable tokens; 0 for all
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+
+    /// Only the most probable tokens that reach P together; 1 for all
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+
+    /// Only tokens at least P times as probable as the best; 0 for all
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+
+    /// Make recent tokens less likely; 1 for not
+    #[arg(long, value_name = "R")]
+    repeat_penalty: Option<f32>,
+
+    /// How many recent tokens the penalty looks at
+    #[arg(long, value_name = "N")]
+    repeat_last_n: Option<usize>,
+
+    /// Seed of the random numbers: the same seed gives the same text [default: from the clock]
+    #[arg(long)]
+    seed: Option<u64>,
+
+    /// End the answer before this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+
+    /// Go on after the end-of-text token
+    #[arg(long)]
+    ignore_eos: bool,
+}
+
+impl SamplingArgs {
+    /// The options for an answer of `model` of at most `max_tokens` tokens.
+    pub(super) fn options(&self, model: &Model, max_tokens: Option<usize>) -> GenerateOptions {
+        let default = model.default_sampling();
+        let sampling = Sampling {
+            temperature: self.temp.unwrap_or(default.temperature),
+            top_k: self.top_k.unwrap_or(default.top_k),
+            top_p: self.top_p.unwrap_or(default.top_p),
+            min_p: self.min_p.unwrap_or(default.min_p),
+            repeat_penalty: self.repeat_penalty.unwrap_or(default.repeat_penalty),
+            repeat_last_n: self.repeat_last_n.unwrap_or(default.repeat_last_n),
+            seed: self.seed.or(default.seed),
+        };
+        GenerateOptions { max_tokens, sampling, stop: self.stop.clone(), ignore_eos: self.ignore_eos }
+    }
+}
+
+/// A line about speed, for stderr.
+pub(super) fn summary(timings: &Timings) -> String {
+    let seconds = |time: Duration| time.as_secs_f64();
+    format!(
+        "prompt {} tokens in {:.3} s ({:.1} tok/s); generated {} in {:.2} s ({:.1} tok/s)",
+        timings.prompt_tokens,
+        seconds(timings.prompt_time),
+        timings.prompt_rate(),
+        timings.generated_tokens,
+        seconds(timings.decode_time),
+        timings.decode_rate(),
+    )
+}
+
+/// Token ids from a list such as `1,2,3`.
+pub(super) fn parse_tokens(list: &str) -> anyhow::Result<Vec<u32>> {
+    let tokens = list
+        .split([',', ' '])
+        .filter(|id| !id.is_empty())
+        .map(|id| id.parse().with_context(|| format!("{id:?} in the list of tokens is not a token id")))
+        .collect::<anyhow::Result<Vec<u32>>>()?;
+    if tokens.is_empty() {
+        bail!("the list of tokens is empty");
+    }
+    Ok(tokens)
+}
+
+/// The model of an optional argument; none is the demo model.
+pub(super) fn model_or_demo(model: Option<PathBuf>) -> PathBuf {
+    model.unwrap_or_else(|| sterna::demo::NAME.into())
+}
+
+/// Whether the reader of our output has gone (`sterna run … | head`), which is no error.
+pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,86 @@
+//! The command line: one file per subcommand.
+
+mod chat;
+mod common;
+mod completions;
+mod inspect;
+mod logits;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Runs ternary (BitNet b1.58) language models on any machine.
+#[derive(Parser)]
+#[command(version, about, long_about = LONG_ABOUT, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    /// Say more: -v what is loaded and which kernels run, -vv everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+const LONG_ABOUT: &str = "Runs ternary (\"1-bit\", BitNet b1.58) language models on any machine.
+
+MODEL is a GGUF file (I2_S, TQ1_0, TQ2_0), a Hugging Face folder (config.json and *.safetensors), or `demo`, a small
+model that is part of this program and tells fairy tales. Without MODEL, the demo model runs.
+
+  sterna run \"Once upon a time\"                the demo model continues a text
+  sterna run model.gguf \"Once upon a time\"     your model does
+  sterna chat model.gguf                       a conversation
+  sterna inspect model.gguf                    what is in the file";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Continue a text
+    Run(run::Args),
+    /// Talk with a model
+    Chat(chat::Args),
+    /// Show what a checkpoint holds
+    Inspect(inspect::Args),
+    /// Write logits (and hidden states) of a text to a safetensors file, to check against other software
+    Logits(logits::Args),
+    /// Print the completion script of a shell
+    Completions(completions::Args),
+}
+
+/// Runs the command line of this process.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match cli.verbose {
+        0 => "warn",
+        1 => "sterna=info",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("STERNA_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let result = match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Chat(args) => chat::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Logits(args) => logits::run(args),
+        Command::Completions(args) => completions::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if common::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

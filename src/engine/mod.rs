@@ -1,0 +1,15 @@
+//! The engine: sequences over a paged key-value cache, sampling, stop rules, and the public [`Model`] and [`Session`].
+
+mod error;
+mod generate;
+mod kv_cache;
+mod model;
+mod sampler;
+mod scheduler;
+mod stop;
+
+pub use error::Error;
+pub use generate::{FinishReason, GenerateOptions, Generation, Timings, Token};
+pub use model::{Model, OpenOptions, Session};
+pub use sampler::{Sampler, Sampling};
+pub use scheduler::{Engine, SequenceId, Work};

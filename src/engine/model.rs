@@ -1,0 +1,360 @@
+//! The public face of the library: open a model, hold sessions with it.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sterna_cpu::Isa;
+use sterna_cpu::kv::{KvType, PAGE_LEN};
+
+use super::{Engine, Error, GenerateOptions, Generation, Sampling, SequenceId, Work};
+use crate::backend::cpu::CpuBackend;
+use crate::backend::{Backend, KvOptions, LogitsFor, Progress};
+use crate::format::{Checkpoint, Description};
+use crate::graph::{Executor, Graph, Placement};
+use crate::model::{ModelConfig, build_graph};
+use crate::tokenizer::{Message, Tokenizer};
+use crate::{demo, tokenizer};
+
+/// How a model is opened.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// Threads; `None` for one per core.
+    pub threads: Option<usize>,
+    /// Instruction set; `None` for `STERNA_ISA` or the best one.
+    pub isa: Option<Isa>,
+    /// Positions of one sequence; `None` for what the model was trained for, at most 8192.
+    pub context: Option<usize>,
+    /// Sequences that fit into the key-value cache at full length.
+    pub sequences: usize,
+    /// Number type of the key-value cache.
+    pub kv: KvType,
+    /// Tokens of one pass through the layers.
+    pub chunk: usize,
+    /// Which backend serves which layer, as [`Placement::parse`] reads it.
+    pub placement: String,
+    /// Blocks (or, as `None`, the embedding) behind which the hidden state can be seen.
+    pub taps: Vec<Option<usize>>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> OpenOptions {
+        OpenOptions {
+            threads: None,
+            isa: None,
+            context: None,
+            sequences: 1,
+            kv: KvType::F16,
+            chunk: 512,
+            placement: "cpu".into(),
+            taps: Vec::new(),
+        }
+    }
+}
+
+/// The context is not set longer than this unless it is asked for: its cache takes memory.
+const DEFAULT_CONTEXT: usize = 8192;
+
+/// A model, ready to run. Clones share weights and cache.
+#[derive(Clone, Debug)]
+pub struct Model {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    graph: Graph,
+    tokenizer: Option<Arc<Tokenizer>>,
+    engine: Mutex<Engine>,
+    context: usize,
+    backend: String,
+    sampling: Sampling,
+    end_tokens: Vec<u32>,
+}
+
+impl Model {
+    /// Opens a GGUF file or a Hugging Face folder; `demo` is the embedded model.
+    ///
+    /// # Errors
+    /// If the checkpoint cannot be read or is no model that this version runs, or a device fails.
+    pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Model, Error> {
+        Model::open_with_progress(path, options, |_| ())
+    }
+
+    /// As [`Model::open`]; `progress` is given the bytes that will be packed and returns what is told of each part.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn open_with_progress<P: Progress>(
+        path: impl AsRef<Path>,
+        options: &OpenOptions,
+        progress: impl FnOnce(u64) -> P,
+    ) -> Result<Model, Error> {
+        let checkpoint = Arc::new(demo::open(path.as_ref())?);
+        let tokenizer = load_tokenizer(&checkpoint)?.map(Arc::new);
+        let graph = build_graph(Arc::clone(&checkpoint))?;
+        let config = graph.config();
+        let context = options.context.unwrap_or(config.max_position_embeddings.min(DEFAULT_CONTEXT)).max(1);
+        let pages = context.div_ceil(PAGE_LEN) * options.sequences.max(1);
+        let backend = Arc::new(CpuBackend::new(options.threads, options.isa)?);
+        let description = backend.description();
+        let mut placement = Placement::parse(&options.placement, graph.blocks().len())?;
+        for tap in &options.taps {
+            let layer = match tap {
+                Some(block) if *block < graph.blocks().len() => block + 1,
+                Some(block) => {
+                    return Err(Error::BadOption {
+                        option: "hidden",
+                        found: block.to_string(),
+                        expected: "the number of a block of the model, from 0",
+                    });
+                }
+                None => 0,
+            };
+            placement = placement.cut_after(layer);
+        }
+        let packed = (0..graph.blocks().len()).map(|block| graph.block_bytes(block)).sum();
+        let kv = KvOptions { kind: options.kv, pages, context };
+        let executor =
+            Executor::build(&graph, &placement, &[backend as Arc<dyn Backend>], kv, &progress(packed))?;
+        let engine = Engine::new(executor, config.vocab_size, pages, context, options.chunk);
+        Ok(Model {
+            shared: Arc::new(Shared {
+                sampling: default_sampling(&checkpoint)?,
+                end_tokens: tokenizer.as_ref().map_or_else(Vec::new, |t| t.eos().to_vec()),
+                tokenizer,
+                engine: Mutex::new(engine),
+                context,
+                backend: description,
+                graph,
+            }),
+        })
+    }
+
+    /// A new, empty session. Sessions of one model take turns on the device and share the key-value cache.
+    pub fn session(&self) -> Session {
+        let sequence = self.engine().create();
+        Session { model: self.clone(), sequence }
+    }
+
+    /// The hyper-parameters.
+    pub fn config(&self) -> &ModelConfig {
+        self.shared.graph.config()
+    }
+
+    /// The layers and the checkpoint behind them.
+    pub fn graph(&self) -> &Graph {
+        &self.shared.graph
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// If the checkpoint has none.
+    pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>, Error> {
+        self.shared.tokenizer.as_ref().ok_or_else(|| Error::NoTokenizer {
+            file: self.shared.graph.checkpoint().path().display().to_string(),
+            looked_for: match self.shared.graph.checkpoint().description() {
+                Description::Gguf(_) => "the metadata key tokenizer.ggml.model",
+                Description::HuggingFace { .. } => "tokenizer.json",
+            },
+        })
+    }
+
+    /// What computes, for people.
+    pub fn backend(&self) -> &str {
+        &self.shared.backend
+    }
+
+    /// Positions that a session may hold.
+    pub fn context(&self) -> usize {
+        self.shared.context
+    }
+
+    /// The sampling that the checkpoint recommends (generation_config.json); without a recommendation, temperature
+    /// 0.7, top-k 40, top-p 0.95.
+    pub fn default_sampling(&self) -> &Sampling {
+        &self.shared.sampling
+    }
+
+    /// Whether token `id` ends an answer.
+    pub fn is_end(&self, id: u32) -> bool {
+        self.shared.end_tokens.contains(&id)
+    }
+
+    /// Sequences, cache and stages, locked for this caller.
+    pub fn engine(&self) -> MutexGuard<'_, Engine> {
+        // A panic in another session leaves at worst a sequence whose last tokens are not counted: nothing is torn.
+        self.shared.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One conversation or text with a model: a sequence of tokens whose keys and values are cached.
+#[derive(Debug)]
+pub struct Session {
+    model: Model,
+    sequence: SequenceId,
+}
+
+impl Session {
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Tokens whose keys and values are cached.
+    pub fn len(&self) -> usize {
+        self.model.engine().tokens(self.sequence).len()
+    }
+
+    /// Whether nothing is cached.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Continues `prompt`. Text that the session already holds is not computed again.
+    ///
+    /// # Errors
+    /// If the model has no tokenizer, an option makes no sense, or the prompt does not fit.
+    pub fn generate(&mut self, prompt: &str, options: GenerateOptions) -> Result<Generation<'_>, Error> {
+        let tokens = self.model.tokenizer()?.encode(prompt, true)?;
+        self.generate_tokens(tokens, options)
+    }
+
+    /// Answers the last of `messages` in the words of the model's chat template.
+    ///
+    /// # Errors
+    /// As [`Session::generate`], or if the model has no chat template.
+    pub fn chat(&mut self, messages: &[Message], options: GenerateOptions) -> Result<Generation<'_>, Error> {
+        let tokens = self.model.tokenizer()?.encode_chat(messages, true)?;
+        self.generate_tokens(tokens, options)
+    }
+
+    /// Continues a sequence of tokens. The longest prefix that the session already holds is not computed again.
+    ///
+    /// # Errors
+    /// As [`Session::generate`].
+    pub fn generate_tokens(&mut self, tokens: Vec<u32>, options: GenerateOptions) -> Result<Generation<'_>, Error> {
+        if tokens.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        let context = self.model.context();
+        if tokens.len() > context {
+            return Err(Error::ContextFull { needed: tokens.len(), context });
+        }
+        let cached = {
+            let mut engine = self.model.engine();
+            let common = engine.tokens(self.sequence).iter().zip(&tokens).take_while(|(a, b)| a == b).count();
+            // The last token is always computed: its logits are what comes next.
+            let cached = common.min(tokens.len() - 1);
+            engine.truncate(self.sequence, cached);
+            cached
+        };
+        let stream = match &self.model.shared.tokenizer {
+            Some(tokenizer) => tokenizer::DecodeStream::new(Arc::clone(tokenizer)),
+            None => tokenizer::DecodeStream::without_text(),
+        };
+        Generation::new(self, tokens, cached, options, stream)
+    }
+
+    /// Appends `tokens`; calls `sink` with each token's index and its logits, `[vocab]`.
+    ///
+    /// # Errors
+    /// If the tokens do not fit or are not in the vocabulary, or a device fails.
+    pub fn logits(&mut self, tokens: &[u32], mut sink: impl FnMut(usize, &[f32])) -> Result<(), Error> {
+        let work = [Work { sequence: self.sequence, tokens, logits: LogitsFor::All }];
+        self.model.engine().forward(&work, &mut |_, token, logits| sink(token, logits), None)
+    }
+
+    /// As [`Session::logits`]; `trace` is also given the hidden state, `[tokens, hidden]`, behind each of
+    /// [`OpenOptions::taps`] (layer 0 is the embedding, block `i` is layer `i + 1`), pass by pass.
+    ///
+    /// # Errors
+    /// As [`Session::logits`].
+    pub fn trace(
+        &mut self,
+        tokens: &[u32],
+        mut sink: impl FnMut(usize, &[f32]),
+        mut trace: impl FnMut(usize, &[f32]),
+    ) -> Result<(), Error> {
+        let work = [Work { sequence: self.sequence, tokens, logits: LogitsFor::All }];
+        self.model.engine().forward(&work, &mut |_, token, logits| sink(token, logits), Some(&mut trace))
+    }
+
+    /// Appends `tokens` and gives the logits of the last to `f`.
+    pub(super) fn forward_last<T>(
+        &mut self,
+        tokens: &[u32],
+        f: impl FnOnce(&[f32]) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let work = [Work { sequence: self.sequence, tokens, logits: LogitsFor::Last }];
+        let (mut f, mut result) = (Some(f), Err(Error::EmptyPrompt));
+        self.model.engine().forward(
+            &work,
+            &mut |_, _, logits| {
+                if let Some(f) = f.take() {
+                    result = f(logits);
+                }
+            },
+            None,
+        )?;
+        result
+    }
+
+    /// Forgets everything.
+    pub fn reset(&mut self) {
+        self.model.engine().truncate(self.sequence, 0);
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.model.engine().release(self.sequence);
+    }
+}
+
+/// The tokenizer of a checkpoint, if it has one.
+fn load_tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, Error> {
+    match checkpoint.description() {
+        Description::Gguf(metadata) if metadata.get("tokenizer.ggml.model").is_some() => {
+            Ok(Some(Tokenizer::from_gguf(metadata)?))
+        }
+        Description::Gguf(_) => Ok(None),
+        Description::HuggingFace { .. } => {
+            let Some(json) = checkpoint.file("tokenizer.json")? else { return Ok(None) };
+            let file = |name| checkpoint.file(name);
+            Ok(Some(Tokenizer::from_hf(
+                &json,
+                file("tokenizer_config.json")?.as_deref(),
+                file("generation_config.json")?.as_deref(),
+                file("config.json")?.as_deref(),
+                file("chat_template.jinja")?.as_deref(),
+            )?))
+        }
+    }
+}
+
+/// What generation_config.json recommends. Hugging Face's default is greedy.
+fn default_sampling(checkpoint: &Checkpoint) -> Result<Sampling, Error> {
+    let fallback = Sampling { temperature: 0.7, top_k: 40, top_p: 0.95, ..Sampling::default() };
+    let Some(file) = checkpoint.file("generation_config.json")? else { return Ok(fallback) };
+    let config: serde_json::Value = serde_json::from_slice(&file).map_err(|e| Error::BadOption {
+        option: "generation_config.json",
+        found: e.to_string(),
+        expected: "a JSON object",
+    })?;
+    if config["do_sample"] != true {
+        return Ok(Sampling::default());
+    }
+    let number = |name: &str, default: f64| config[name].as_f64().unwrap_or(default) as f32;
+    let sampling = Sampling {
+        temperature: number("temperature", 1.0),
+        top_k: config["top_k"].as_u64().unwrap_or(50) as usize,
+        top_p: number("top_p", 1.0),
+        min_p: number("min_p", 0.0),
+        repeat_penalty: number("repetition_penalty", 1.0),
+        ..Sampling::default()
+    };
+    sampling.validate()?;
+    Ok(sampling)
+}
+

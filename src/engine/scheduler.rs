@@ -1,0 +1,244 @@
+//! Sequences and the passes through the graph that extend them.
+
+use std::collections::BTreeMap;
+
+use sterna_cpu::kv::PAGE_LEN;
+
+use super::Error;
+use super::kv_cache::PagePool;
+use crate::backend::{Batch, BatchSequence, LogitsFor};
+use crate::graph::{Executor, Trace};
+
+/// A sequence of an [`Engine`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SequenceId(u64);
+
+/// Tokens whose keys and values are cached, and the pages that hold them.
+#[derive(Debug, Default)]
+struct Sequence {
+    tokens: Vec<u32>,
+    pages: Vec<u32>,
+}
+
+/// Tokens to append to one sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Work<'a> {
+    /// The sequence.
+    pub sequence: SequenceId,
+    /// The tokens, in order.
+    pub tokens: &'a [u32],
+    /// Which of them need logits.
+    pub logits: LogitsFor,
+}
+
+/// Extends sequences by passes through the graph. Several sequences share the paged cache and the passes.
+#[derive(Debug)]
+pub struct Engine {
+    executor: Executor,
+    pages: PagePool,
+    sequences: BTreeMap<SequenceId, Sequence>,
+    next_id: u64,
+    vocab_size: usize,
+    context: usize,
+    chunk: usize,
+}
+
+/// Logits of one pass are kept below this many numbers (64 MiB), whatever the vocabulary.
+const MAX_LOGITS: usize = 1 << 24;
+
+impl Engine {
+    /// An engine over `executor`, whose stages have `pages` pages of cache and a context of `context` positions;
+    /// a pass works on at most `chunk` tokens.
+    pub fn new(executor: Executor, vocab_size: usize, pages: usize, context: usize, chunk: usize) -> Engine {
+        Engine {
+            executor,
+            pages: PagePool::new(pages),
+            sequences: BTreeMap::new(),
+            next_id: 0,
+            vocab_size,
+            context,
+            chunk: chunk.max(1),
+        }
+    }
+
+    /// The stages of the graph.
+    pub fn executor(&self) -> &Executor {
+        &self.executor
+    }
+
+    /// The stages of the graph, to observe them.
+    pub fn executor_mut(&mut self) -> &mut Executor {
+        &mut self.executor
+    }
+
+    /// Positions that one sequence may hold.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// A new, empty sequence.
+    pub fn create(&mut self) -> SequenceId {
+        let id = SequenceId(self.next_id);
+        self.next_id += 1;
+        self.sequences.insert(id, Sequence::default());
+        id
+    }
+
+    /// A copy of a sequence. The two share their pages until one writes to a shared one.
+    pub fn fork(&mut self, id: SequenceId) -> SequenceId {
+        let copy = self.create();
+        if let Some(source) = self.sequences.get(&id) {
+            let sequence = Sequence { tokens: source.tokens.clone(), pages: source.pages.clone() };
+            sequence.pages.iter().for_each(|&page| self.pages.share(page));
+            self.sequences.insert(copy, sequence);
+        }
+        copy
+    }
+
+    /// Ends a sequence and frees its pages.
+    pub fn release(&mut self, id: SequenceId) {
+        for page in self.sequences.remove(&id).unwrap_or_default().pages {
+            self.pages.release(page);
+        }
+    }
+
+    /// Forgets all but the first `len` tokens of a sequence.
+    pub fn truncate(&mut self, id: SequenceId, len: usize) {
+        let Some(sequence) = self.sequences.get_mut(&id) else { return };
+        sequence.tokens.truncate(len);
+        let keep = sequence.tokens.len().div_ceil(PAGE_LEN);
+        for page in sequence.pages.drain(keep.min(sequence.pages.len())..) {
+            self.pages.release(page);
+        }
+    }
+
+    /// The tokens of a sequence; empty for one that was released.
+    pub fn tokens(&self, id: SequenceId) -> &[u32] {
+        self.sequences.get(&id).map_or(&[], |sequence| &sequence.tokens)
+    }
+
+    /// Free pages of the key-value cache.
+    pub fn available_pages(&self) -> usize {
+        self.pages.available()
+    }
+
+    /// Appends the tokens of each item of `work` to its sequence; calls `sink` with the item's index, the token's
+    /// index in it and its logits, `[vocab]`, for each token that needs them. Long work is cut into passes.
+    ///
+    /// # Errors
+    /// If a token is not in the vocabulary, a sequence or the cache is full, or a backend fails. A sequence then holds
+    /// the tokens of the passes that were finished.
+    pub fn forward(
+        &mut self,
+        work: &[Work<'_>],
+        sink: &mut dyn FnMut(usize, usize, &[f32]),
+        mut trace: Option<&mut Trace<'_>>,
+    ) -> Result<(), Error> {
+        self.check(work)?;
+        let mut done = vec![0; work.len()];
+        loop {
+            let pass = self.next_pass(work, &done);
+            if pass.is_empty() {
+                return Ok(());
+            }
+            for &(item, count) in &pass {
+                self.reserve(work[item].sequence, count)?;
+            }
+            let batch = Batch {
+                sequences: pass
+                    .iter()
+                    .map(|&(item, count)| {
+                        let sequence = &self.sequences[&work[item].sequence];
+                        let ends = done[item] + count == work[item].tokens.len();
+                        BatchSequence {
+                            tokens: &work[item].tokens[done[item]..done[item] + count],
+                            position: sequence.tokens.len(),
+                            pages: &sequence.pages,
+                            logits: match work[item].logits {
+                                LogitsFor::Last if !ends => LogitsFor::None,
+                                other => other,
+                            },
+                        }
+                    })
+                    .collect(),
+            };
+            let logits = self.executor.forward(&batch, trace.as_deref_mut())?;
+            let mut rows = logits.chunks_exact(self.vocab_size);
+            for (chunk, &(item, count)) in batch.sequences.iter().zip(&pass) {
+                let wanted = match chunk.logits {
+                    LogitsFor::None => 0..0,
+                    LogitsFor::Last => count - 1..count,
+                    LogitsFor::All => 0..count,
+                };
+                for (token, row) in wanted.zip(&mut rows) {
+                    sink(item, done[item] + token, row);
+                }
+            }
+            drop(batch);
+            for (item, count) in pass {
+                let new = &work[item].tokens[done[item]..done[item] + count];
+                if let Some(sequence) = self.sequences.get_mut(&work[item].sequence) {
+                    sequence.tokens.extend_from_slice(new);
+                }
+                done[item] += count;
+            }
+        }
+    }
+
+    /// Checks tokens and room before anything is computed.
+    fn check(&self, work: &[Work<'_>]) -> Result<(), Error> {
+        for item in work {
+            if let Some(&id) = item.tokens.iter().find(|&&id| id as usize >= self.vocab_size) {
+                return Err(Error::TokenOutOfRange { id, vocab_size: self.vocab_size });
+            }
+            let needed = self.tokens(item.sequence).len() + item.tokens.len();
+            if needed > self.context {
+                return Err(Error::ContextFull { needed, context: self.context });
+            }
+        }
+        Ok(())
+    }
+
+    /// Items and numbers of tokens of the next pass: as much of each item, in order, as the chunk has room for.
+    fn next_pass(&self, work: &[Work<'_>], done: &[usize]) -> Vec<(usize, usize)> {
+        let mut room = self.chunk;
+        let mut logits = (MAX_LOGITS / self.vocab_size).max(1);
+        let mut pass = Vec::new();
+        for (index, item) in work.iter().enumerate() {
+            if !self.sequences.contains_key(&item.sequence) {
+                continue;
+            }
+            let mut count = (item.tokens.len() - done[index]).min(room);
+            if item.logits == LogitsFor::All {
+                count = count.min(logits);
+                logits -= count;
+            }
+            room -= count;
+            if count > 0 {
+                pass.push((index, count));
+            }
+        }
+        pass
+    }
+
+    /// Makes the pages of the next `count` positions of a sequence its own.
+    fn reserve(&mut self, id: SequenceId, count: usize) -> Result<(), Error> {
+        let full = Error::CacheFull { pages: self.pages.len() };
+        let Some(sequence) = self.sequences.get_mut(&id) else { return Ok(()) };
+        let len = sequence.tokens.len();
+        // The page that is written to next may be shared with a fork: it gets a copy of its own.
+        if let Some(page) = sequence.pages.get_mut(len / PAGE_LEN)
+            && self.pages.is_shared(*page)
+        {
+            let Some(copy) = self.pages.allocate() else { return Err(full) };
+            self.executor.copy_page(*page, copy)?;
+            self.pages.release(*page);
+            *page = copy;
+        }
+        while sequence.pages.len() * PAGE_LEN < len + count {
+            let Some(page) = self.pages.allocate() else { return Err(full) };
+            sequence.pages.push(page);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+//! The graph: the short list of layers that a ternary transformer is.
+//!
+//! `Embed`, N × `Block`, `Head`; each names its tensors and leaves them in the file. A backend turns a run of adjacent
+//! layers into a [`crate::backend::Stage`], reading the weights through [`Graph::linear`] and its siblings; the
+//! [`Executor`] runs the stages in order; [`Placement`] says which backend serves which layer.
+
+mod executor;
+mod placement;
+mod spec;
+
+pub use executor::{Executor, ExecutorError, Trace};
+pub use placement::{Placement, PlacementError};
+pub use spec::{AttentionSpec, BlockSpec, FfnSpec, GraphParts, LinearSpec, RowOrder};
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use sterna_cpu::TernaryMatrix;
+
+use crate::format::{Checkpoint, DenseTensor, FormatError};
+use crate::model::{ModelConfig, ModelError};
+
+/// One layer of the graph. Layer 0 is the embedding, layers 1..=N the blocks, layer N + 1 the head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer<'a> {
+    /// Token ids to the residual stream.
+    Embed,
+    /// A transformer block and its number, from 0.
+    Block(usize, &'a BlockSpec),
+    /// Final norm and vocabulary matrix: residual stream to logits.
+    Head,
+}
+
+/// A packed ternary matrix and the scale of its values: W = t · scale.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// The values, in layout T16.
+    pub weight: TernaryMatrix,
+    /// Multiplier of the integer product.
+    pub scale: f32,
+}
+
+/// The layers of a model and the checkpoint that holds their weights.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    checkpoint: Arc<Checkpoint>,
+    parts: GraphParts,
+}
+
+impl Graph {
+    /// A graph of `parts` over `checkpoint`. Nothing is read yet.
+    pub fn new(checkpoint: Arc<Checkpoint>, parts: GraphParts) -> Graph {
+        Graph { checkpoint, parts }
+    }
+
+    /// The hyper-parameters.
+    pub fn config(&self) -> &ModelConfig {
+        &self.parts.config
+    }
+
+    /// The file behind the graph.
+    pub fn checkpoint(&self) -> &Arc<Checkpoint> {
+        &self.checkpoint
+    }
+
+    /// Number of layers: the blocks, the embedding and the head.
+    pub fn len(&self) -> usize {
+        self.parts.blocks.len() + 2
+    }
+
+    /// Whether the graph has no block.
+    pub fn is_empty(&self) -> bool {
+        self.parts.blocks.is_empty()
+    }
+
+    /// Layer `index` of [`Graph::len`].
+    pub fn layer(&self, index: usize) -> Layer<'_> {
+        match index {
+            0 => Layer::Embed,
+            i if i <= self.parts.blocks.len() => Layer::Block(i - 1, &self.parts.blocks[i - 1]),
+            _ => Layer::Head,
+        }
+    }
+
+    /// The blocks.
+    pub fn blocks(&self) -> &[BlockSpec] {
+        &self.parts.blocks
+    }
+
+    /// Name of the embedding tensor.
+    pub fn embedding_name(&self) -> &str {
+        &self.parts.embed
+    }
+
+    /// Name of the head's tensor: the embedding's where they are tied.
+    pub fn head_name(&self) -> &str {
+        &self.parts.head
+    }
+
+    /// Whether the head shares the matrix of the embedding.
+    pub fn is_tied(&self) -> bool {
+        self.parts.head == self.parts.embed
+    }
+
+    /// The embedding, `[vocab, hidden]`, as the file holds it.
+    pub fn embedding(&self) -> Result<DenseTensor, FormatError> {
+        let config = self.config();
+        self.checkpoint.dense(&self.parts.embed, config.vocab_size, config.hidden_size)
+    }
+
+    /// The vocabulary matrix of the head, `[vocab, hidden]`, as the file holds it.
+    pub fn head(&self) -> Result<DenseTensor, FormatError> {
+        let config = self.config();
+        self.checkpoint.dense(&self.parts.head, config.vocab_size, config.hidden_size)
+    }
+
+    /// The weight of the norm in front of the head, `[hidden]`.
+    pub fn final_norm(&self) -> Result<Vec<f32>, FormatError> {
+        self.norm(&self.parts.final_norm, self.config().hidden_size)
+    }
+
+    /// The weight of a norm, `[len]`.
+    pub fn norm(&self, name: &str, len: usize) -> Result<Vec<f32>, FormatError> {
+        self.checkpoint.vector(name, len)
+    }
+
+    /// Reads a ternary matrix and packs it, on all cores.
+    pub fn linear(&self, spec: &LinearSpec) -> Result<Linear, FormatError> {
+        let source = self.checkpoint.ternary(&spec.name, spec.rows, spec.cols)?;
+        let weight =
+            TernaryMatrix::pack(spec.rows, spec.cols, |row, out| source.read_row(spec.order.source_row(row), out))?;
+        Ok(Linear { weight, scale: source.scale() })
+    }
+
+    /// Bytes that the packed weights of block `index` take.
+    pub fn block_bytes(&self, index: usize) -> u64 {
+        self.parts.blocks[index].linears().map(LinearSpec::packed_bytes).sum()
+    }
+
+    /// Ternary weights in all blocks.
+    pub fn ternary_parameters(&self) -> u64 {
+        self.parts.blocks.iter().flat_map(BlockSpec::linears).map(|l| (l.rows * l.cols) as u64).sum()
+    }
+
+    /// Checks that every tensor of the graph is in the file, in the right shape, and that the file holds no others.
+    ///
+    /// # Errors
+    /// [`FormatError`] for a missing or misshapen tensor, [`ModelError::UnexpectedTensors`] for surplus ones.
+    pub fn check_tensors(&self) -> Result<(), ModelError> {
+        let mut known: HashSet<&str> = HashSet::new();
+        for (name, shape) in self.expected_tensors() {
+            self.checkpoint.check_shape(name, &shape)?;
+            known.insert(name);
+        }
+        let mut surplus = self.checkpoint.tensors().map(|t| t.name.as_str()).filter(|name| {
+            // Scales belong to the tensor whose name they extend; the others repeat what the configuration says or,
+            // for a tied head, what the embedding holds.
+            let companion = [name.strip_suffix("_scale"), name.strip_suffix(".scale")];
+            let is_scale = companion.into_iter().flatten().any(|stem| {
+                known.contains(stem) || self.checkpoint.tensor(&format!("{stem}.weight")).is_some()
+            });
+            let is_derived = name.ends_with("rotary_emb.inv_freq")
+                || *name == "rope_freqs.weight"
+                || (self.is_tied() && *name == "lm_head.weight");
+            !known.contains(name) && !is_scale && !is_derived
+        });
+        match surplus.next() {
+            None => Ok(()),
+            Some(first) => Err(ModelError::UnexpectedTensors {
+                file: self.checkpoint.path().into(),
+                architecture: self.config().architecture.clone(),
+                first: first.to_owned(),
+                count: surplus.count() + 1,
+            }),
+        }
+    }
+
+    /// Names and logical shapes of all tensors.
+    fn expected_tensors(&self) -> Vec<(&str, Vec<usize>)> {
+        let config = self.config();
+        let (hidden, vocab) = (config.hidden_size, config.vocab_size);
+        let mut expected: Vec<(&str, Vec<usize>)> = vec![
+            (&self.parts.embed, vec![vocab, hidden]),
+            (&self.parts.final_norm, vec![hidden]),
+            (&self.parts.head, vec![vocab, hidden]),
+        ];
+        for block in &self.parts.blocks {
+            expected.extend(block.linears().map(|l| (l.name.as_str(), vec![l.rows, l.cols])));
+            expected.push((&block.attention.norm, vec![hidden]));
+            expected.push((&block.ffn.norm, vec![hidden]));
+            expected.extend(block.attention.sub_norm.iter().map(|n| (n.as_str(), vec![config.q_size()])));
+            expected.extend(block.ffn.sub_norm.iter().map(|n| (n.as_str(), vec![config.intermediate_size])));
+        }
+        expected
+    }
+}

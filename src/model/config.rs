@@ -1,0 +1,320 @@
+//! Hyper-parameters, read from config.json or GGUF metadata and checked.
+
+use std::path::Path;
+
+use serde_json::Value as Json;
+
+use super::ModelError;
+use crate::format::{Checkpoint, Description, Metadata};
+use sterna_cpu::rope::RopeScaling;
+
+/// The activation of the gated feed-forward network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// relu(gate)² · up.
+    Relu2,
+    /// silu(gate) · up.
+    Silu,
+}
+
+impl Gate {
+    /// The name that config.json uses.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Gate::Relu2 => "relu2",
+            Gate::Silu => "silu",
+        }
+    }
+}
+
+/// The hyper-parameters of a model, in the words of Hugging Face's config.json.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// The architecture as the file names it.
+    pub architecture: String,
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward network.
+    pub intermediate_size: usize,
+    /// Number of transformer blocks.
+    pub num_layers: usize,
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key and value heads; divides `num_heads`.
+    pub num_kv_heads: usize,
+    /// Width of one head; even.
+    pub head_dim: usize,
+    /// Added to the mean square in RMSNorm.
+    pub rms_norm_eps: f32,
+    /// Base of the rotary angles.
+    pub rope_theta: f32,
+    /// Change of the rotary frequencies.
+    pub rope_scaling: RopeScaling,
+    /// Positions the model was trained for.
+    pub max_position_embeddings: usize,
+    /// Activation of the feed-forward network.
+    pub gate: Gate,
+}
+
+impl ModelConfig {
+    /// Width of all query heads together.
+    pub fn q_size(&self) -> usize {
+        self.num_heads * self.head_dim
+    }
+
+    /// Width of all key (or value) heads together.
+    pub fn kv_size(&self) -> usize {
+        self.num_kv_heads * self.head_dim
+    }
+
+    /// Bytes of the key-value cache for one position in all layers, with `element` bytes a number.
+    pub fn kv_bytes_per_position(&self, element: usize) -> usize {
+        2 * self.num_layers * self.kv_size() * element
+    }
+}
+
+/// The architecture as the checkpoint names it.
+pub(super) fn architecture_name(checkpoint: &Checkpoint) -> Result<String, ModelError> {
+    let (key, name) = match checkpoint.description() {
+        Description::Gguf(metadata) => {
+            if let Some(key) = metadata.entries.keys().find(|key| key.starts_with("prism.hadamard.")) {
+                return Err(ModelError::BadValue {
+                    file: checkpoint.path().into(),
+                    key: key.clone(),
+                    found: "present".into(),
+                    expected: "no Hadamard-rotated weights: this version does not run them".into(),
+                });
+            }
+            ("general.architecture", metadata.str("general.architecture"))
+        }
+        Description::HuggingFace { config } => ("architectures", config["architectures"][0].as_str()),
+    };
+    name.map(str::to_owned).ok_or_else(|| ModelError::MissingKey {
+        file: checkpoint.path().into(),
+        key: key.into(),
+        expected: "the name of the architecture",
+    })
+}
+
+/// Typed access to the hyper-parameters of either kind of file.
+enum Keys<'a> {
+    Gguf { metadata: &'a Metadata, architecture: &'a str },
+    HuggingFace(&'a Json),
+}
+
+/// One hyper-parameter under both its names.
+#[derive(Clone, Copy)]
+struct Key {
+    gguf: &'static str,
+    hf: &'static str,
+}
+
+/// Reads and checks hyper-parameters of one file.
+struct Reader<'a> {
+    file: &'a Path,
+    keys: Keys<'a>,
+}
+
+/// No dimension of a real model comes near; keeps products of two of them within 64 bits.
+const MAX_DIMENSION: u64 = 1 << 24;
+
+impl Reader<'_> {
+    fn name(&self, key: Key) -> String {
+        match &self.keys {
+            Keys::Gguf { architecture, .. } => format!("{architecture}.{}", key.gguf),
+            Keys::HuggingFace(_) => key.hf.to_owned(),
+        }
+    }
+
+    fn missing(&self, key: Key, expected: &'static str) -> ModelError {
+        ModelError::MissingKey { file: self.file.into(), key: self.name(key), expected }
+    }
+
+    fn bad(&self, key: Key, found: impl ToString, expected: impl Into<String>) -> ModelError {
+        ModelError::BadValue {
+            file: self.file.into(),
+            key: self.name(key),
+            found: found.to_string(),
+            expected: expected.into(),
+        }
+    }
+
+    /// A dimension in 1..=MAX_DIMENSION, or `None` where the key is absent or null.
+    fn size(&self, key: Key) -> Result<Option<usize>, ModelError> {
+        let (found, value) = match &self.keys {
+            Keys::Gguf { metadata, .. } => match metadata.get(&self.name(key)) {
+                None => return Ok(None),
+                Some(value) => (format!("{value:?}"), metadata.u64(&self.name(key))),
+            },
+            Keys::HuggingFace(config) => match &config[key.hf] {
+                Json::Null => return Ok(None),
+                value => (value.to_string(), value.as_u64()),
+            },
+        };
+        match value {
+            Some(v) if (1..=MAX_DIMENSION).contains(&v) => Ok(Some(v as usize)),
+            _ => Err(self.bad(key, found, format!("an integer from 1 to {MAX_DIMENSION}"))),
+        }
+    }
+
+    fn require_size(&self, key: Key) -> Result<usize, ModelError> {
+        self.size(key)?.ok_or_else(|| self.missing(key, "a positive integer"))
+    }
+
+    /// A finite positive number, or `None` where the key is absent or null.
+    fn positive(&self, key: Key) -> Result<Option<f32>, ModelError> {
+        let (found, value) = match &self.keys {
+            Keys::Gguf { metadata, .. } => match metadata.get(&self.name(key)) {
+                None => return Ok(None),
+                Some(value) => (format!("{value:?}"), metadata.f64(&self.name(key))),
+            },
+            Keys::HuggingFace(config) => match &config[key.hf] {
+                Json::Null => return Ok(None),
+                value => (value.to_string(), value.as_f64()),
+            },
+        };
+        match value.map(|v| v as f32) {
+            Some(v) if v.is_finite() && v > 0.0 => Ok(Some(v)),
+            _ => Err(self.bad(key, found, "a positive number")),
+        }
+    }
+}
+
+const VOCAB: Key = Key { gguf: "vocab_size", hf: "vocab_size" };
+const HIDDEN: Key = Key { gguf: "embedding_length", hf: "hidden_size" };
+const FFN: Key = Key { gguf: "feed_forward_length", hf: "intermediate_size" };
+const LAYERS: Key = Key { gguf: "block_count", hf: "num_hidden_layers" };
+const HEADS: Key = Key { gguf: "attention.head_count", hf: "num_attention_heads" };
+const KV_HEADS: Key = Key { gguf: "attention.head_count_kv", hf: "num_key_value_heads" };
+const HEAD_DIM: Key = Key { gguf: "attention.key_length", hf: "head_dim" };
+const VALUE_DIM: Key = Key { gguf: "attention.value_length", hf: "head_dim" };
+const ROPE_DIM: Key = Key { gguf: "rope.dimension_count", hf: "head_dim" };
+const EPS: Key = Key { gguf: "attention.layer_norm_rms_epsilon", hf: "rms_norm_eps" };
+const THETA: Key = Key { gguf: "rope.freq_base", hf: "rope_theta" };
+const CONTEXT: Key = Key { gguf: "context_length", hf: "max_position_embeddings" };
+const SCALING: Key = Key { gguf: "rope.scaling.type", hf: "rope_scaling" };
+
+/// Reads the hyper-parameters of `checkpoint`; `embed` is the name of its embedding tensor, `gate` the activation of
+/// the architecture where the file does not say.
+pub(super) fn read(
+    checkpoint: &Checkpoint,
+    architecture: &str,
+    embed: &str,
+    gate: Gate,
+) -> Result<ModelConfig, ModelError> {
+    let keys = match checkpoint.description() {
+        Description::Gguf(metadata) => Keys::Gguf { metadata, architecture },
+        Description::HuggingFace { config } => Keys::HuggingFace(config),
+    };
+    let r = Reader { file: checkpoint.path(), keys };
+    let hidden_size = r.require_size(HIDDEN)?;
+    let num_layers = r.require_size(LAYERS)?;
+    let tensors = checkpoint.tensors().count();
+    if num_layers > tensors {
+        return Err(r.bad(LAYERS, num_layers, format!("at most the number of tensors in the file ({tensors})")));
+    }
+    let num_heads = r.require_size(HEADS)?;
+    let num_kv_heads = r.size(KV_HEADS)?.unwrap_or(num_heads);
+    if !num_heads.is_multiple_of(num_kv_heads) {
+        return Err(r.bad(KV_HEADS, num_kv_heads, format!("a divisor of the {num_heads} query heads")));
+    }
+    let head_dim = match r.size(HEAD_DIM)? {
+        Some(dim) => dim,
+        None if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
+        None => return Err(r.bad(HEADS, num_heads, format!("a divisor of the hidden size {hidden_size}"))),
+    };
+    if !head_dim.is_multiple_of(2) {
+        return Err(r.bad(HEAD_DIM, head_dim, "an even number (rotary pairs)"));
+    }
+    for key in [VALUE_DIM, ROPE_DIM] {
+        if let Some(found) = r.size(key)?.filter(|&found| found != head_dim) {
+            return Err(r.bad(key, found, format!("the head size {head_dim}: partial rotation is not supported")));
+        }
+    }
+    // Older GGUF files carry no vocab_size: the embedding has a row for each token.
+    let vocab_size = match r.size(VOCAB)? {
+        Some(vocab) => vocab,
+        None => checkpoint
+            .tensor(embed)
+            .and_then(|tensor| tensor.shape.first().copied())
+            .ok_or_else(|| r.missing(VOCAB, "a positive integer"))?,
+    };
+    Ok(ModelConfig {
+        architecture: architecture.to_owned(),
+        vocab_size,
+        hidden_size,
+        intermediate_size: r.require_size(FFN)?,
+        num_layers,
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        rms_norm_eps: r.positive(EPS)?.ok_or_else(|| r.missing(EPS, "a small positive number"))?,
+        rope_theta: rope_theta(&r)?,
+        rope_scaling: rope_scaling(&r, checkpoint, head_dim)?,
+        max_position_embeddings: r.size(CONTEXT)?.unwrap_or(2048),
+        gate: activation(&r, gate)?,
+    })
+}
+
+/// transformers 5 moves `rope_theta` into `rope_parameters`; GGUF and older configs have a key of their own.
+fn rope_theta(r: &Reader<'_>) -> Result<f32, ModelError> {
+    if let Some(theta) = r.positive(THETA)? {
+        return Ok(theta);
+    }
+    if let Keys::HuggingFace(config) = &r.keys
+        && let Some(theta) = config["rope_parameters"]["rope_theta"].as_f64()
+        && theta > 0.0
+    {
+        return Ok(theta as f32);
+    }
+    Ok(10000.0)
+}
+
+fn rope_scaling(r: &Reader<'_>, checkpoint: &Checkpoint, head_dim: usize) -> Result<RopeScaling, ModelError> {
+    match &r.keys {
+        Keys::Gguf { metadata, architecture } => {
+            if checkpoint.tensor("rope_freqs.weight").is_some() {
+                return Ok(RopeScaling::Factors(checkpoint.vector("rope_freqs.weight", head_dim / 2)?));
+            }
+            let factor = metadata.f64(&format!("{architecture}.rope.scaling.factor")).unwrap_or(1.0) as f32;
+            match metadata.str(&r.name(SCALING)) {
+                None | Some("none") => Ok(RopeScaling::None),
+                Some("linear") if factor == 1.0 => Ok(RopeScaling::None),
+                Some("linear") if factor.is_finite() && factor > 0.0 => Ok(RopeScaling::Linear { factor }),
+                Some(other) => Err(r.bad(SCALING, other, "none or linear")),
+            }
+        }
+        Keys::HuggingFace(config) => {
+            let scaling = match &config["rope_scaling"] {
+                Json::Null => &config["rope_parameters"],
+                scaling => scaling,
+            };
+            let number = |name: &str| scaling[name].as_f64().map(|v| v as f32).filter(|v| v.is_finite() && *v > 0.0);
+            let require = |name| number(name).ok_or_else(|| r.bad(SCALING, scaling, format!("a positive {name}")));
+            let kind = scaling["rope_type"].as_str().or(scaling["type"].as_str()).unwrap_or("default");
+            match kind {
+                "default" => Ok(RopeScaling::None),
+                "linear" => Ok(RopeScaling::Linear { factor: require("factor")? }),
+                "llama3" => Ok(RopeScaling::Llama3 {
+                    factor: require("factor")?,
+                    low_freq_factor: require("low_freq_factor")?,
+                    high_freq_factor: require("high_freq_factor")?,
+                    original_max_position: require("original_max_position_embeddings")? as usize,
+                }),
+                other => Err(r.bad(SCALING, other, "default, linear or llama3")),
+            }
+        }
+    }
+}
+
+fn activation(r: &Reader<'_>, default: Gate) -> Result<Gate, ModelError> {
+    let Keys::HuggingFace(config) = &r.keys else { return Ok(default) };
+    match config["hidden_act"].as_str() {
+        None => Ok(default),
+        Some("relu2") => Ok(Gate::Relu2),
+        Some("silu" | "swish") => Ok(Gate::Silu),
+        Some(other) => Err(r.bad(Key { gguf: "", hf: "hidden_act" }, other, "relu2 or silu")),
+    }
+}

@@ -1,0 +1,38 @@
+//! Model families: what a checkpoint describes becomes a [`Graph`].
+//!
+//! One file per architecture. Each reads the hyper-parameters, names the tensors of its blocks and checks them
+//! against the file; nothing is converted here. `registry` picks the architecture from the checkpoint's own words.
+
+mod bitnet;
+mod config;
+mod error;
+mod llama;
+mod names;
+
+pub use config::{Gate, ModelConfig};
+pub use error::ModelError;
+
+use crate::format::{Checkpoint, Description};
+use crate::graph::Graph;
+use std::sync::Arc;
+
+/// Reads the description of `checkpoint` and lays out its graph.
+///
+/// # Errors
+/// If the architecture is not one that this version runs, a hyper-parameter is missing or makes no sense, or a tensor
+/// is missing, has another shape than the hyper-parameters ask for, or is one that the architecture does not know.
+pub fn build_graph(checkpoint: Arc<Checkpoint>) -> Result<Graph, ModelError> {
+    let name = config::architecture_name(&checkpoint)?;
+    let graph = match (checkpoint.description(), name.as_str()) {
+        (Description::Gguf(_), "bitnet" | "bitnet-b1.58" | "bitnet-25") => bitnet::build(checkpoint, &name)?,
+        (Description::HuggingFace { .. }, "BitNetForCausalLM" | "BitnetForCausalLM") => {
+            bitnet::build(checkpoint, &name)?
+        }
+        (Description::Gguf(_), "llama") | (Description::HuggingFace { .. }, "LlamaForCausalLM") => {
+            llama::build(checkpoint, &name)?
+        }
+        _ => return Err(ModelError::UnknownArchitecture { file: checkpoint.path().into(), name }),
+    };
+    graph.check_tensors()?;
+    Ok(graph)
+}

@@ -1,0 +1,165 @@
+//! The `sterna` command as a person uses it.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod common;
+
+use assert_cmd::Command;
+use common::{fixture, max_abs_diff, read_tensors};
+use predicates::prelude::*;
+use predicates::str::contains;
+
+fn sterna() -> Command {
+    let mut command = Command::cargo_bin("sterna").unwrap();
+    command.env_remove("STERNA_ISA").env_remove("STERNA_LOG");
+    command
+}
+
+fn json(command: &mut Command) -> serde_json::Value {
+    serde_json::from_slice(&command.assert().success().get_output().stdout).unwrap()
+}
+
+#[test]
+fn run_tells_a_story() {
+    let output = sterna().args(["run", "Once upon a time", "-n", "40", "--seed", "3"]).assert().success();
+    let output = output.stderr(contains("tok/s"));
+    let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+    assert!(text.split_whitespace().count() > 15, "{text}");
+    let quiet = sterna().args(["run", "demo", "Once upon a time", "-n", "40", "--seed", "3", "-q"]).assert().success();
+    let quiet = quiet.stderr("");
+    assert_eq!(text.as_bytes(), quiet.get_output().stdout, "the same seed tells the same story");
+}
+
+#[test]
+fn run_reads_the_prompt_from_stdin() {
+    let from_argument = json(sterna().args(["run", "The king", "-n", "5", "--temp", "0", "--json"]));
+    let from_stdin = json(sterna().args(["run", "-n", "5", "--temp", "0", "--json"]).write_stdin("The king\n"));
+    assert_eq!(from_argument["prompt_tokens"], from_stdin["prompt_tokens"]);
+    assert_eq!(from_argument["tokens"], from_stdin["tokens"]);
+    sterna().args(["run"]).write_stdin("").assert().failure().stderr(contains("standard input is empty"));
+}
+
+#[test]
+fn run_reports_tokens_text_timings_and_the_finish_reason() {
+    let object = json(sterna().args(["run", "--tokens", "0,2540,683", "-n", "8", "--temp", "0", "--json"]));
+    assert_eq!(object["prompt_tokens"], serde_json::json!([0, 2540, 683]));
+    assert_eq!(object["tokens"].as_array().unwrap().len(), 8);
+    assert_eq!(object["finish_reason"], "length");
+    assert!(!object["text"].as_str().unwrap().is_empty());
+    assert_eq!(object["timings"]["prompt_tokens"], 3);
+    assert_eq!(object["timings"]["generated_tokens"], 8);
+    assert!(object["timings"]["decode_tokens_per_second"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn run_obeys_stop_strings_and_the_context() {
+    let whole = json(sterna().args(["run", "Once upon a time", "-n", "60", "--temp", "0", "--json"]));
+    let text = whole["text"].as_str().unwrap();
+    let word = text.split_whitespace().nth(4).unwrap();
+    let stopped = json(sterna().args(["run", "Once upon a time", "-n", "60", "--temp", "0", "--json", "--stop", word]));
+    assert_eq!(stopped["finish_reason"], "stop");
+    assert_eq!(stopped["text"].as_str().unwrap(), &text[..text.find(word).unwrap()]);
+
+    let short = json(sterna().args(["run", "Once upon a time", "--ctx", "12", "--temp", "0", "--json", "--ignore-eos"]));
+    assert_eq!(short["finish_reason"], "context");
+    let tokens = short["tokens"].as_array().unwrap().len() + short["prompt_tokens"].as_array().unwrap().len();
+    assert_eq!(tokens, 13, "the last token needs no room");
+    sterna()
+        .args(["run", "Once upon a time, long ago, in a land far away", "--ctx", "4"])
+        .assert()
+        .failure()
+        .stderr(contains("do not fit into the context of 4"));
+}
+
+#[test]
+fn every_isa_of_the_machine_can_be_forced() {
+    let text = |isa: &str| {
+        let object = json(sterna().env("STERNA_ISA", isa).args(["run", "The", "-n", "10", "--temp", "0", "--json"]));
+        object["text"].as_str().unwrap().to_owned()
+    };
+    let scalar = text("scalar");
+    for isa in sterna::Isa::ALL {
+        if isa.is_available() {
+            assert_eq!(text(isa.name()), scalar);
+        } else {
+            let mut command = sterna();
+            command.env("STERNA_ISA", isa.name()).args(["run", "The"]);
+            command.assert().failure().stderr(contains("does not have the instruction set"));
+        }
+    }
+    sterna().args(["run", "The", "--isa", "mmx"]).assert().failure().stderr(contains("unknown instruction set"));
+}
+
+#[test]
+fn bad_options_are_explained() {
+    for (args, message) in [
+        (&["run", "x", "--temp", "-1"][..], "temperature"),
+        (&["run", "x", "--top-p", "0"], "top_p is 0"),
+        (&["run", "x", "--threads", "0"], "threads"),
+        (&["run", "--tokens", "1,x"], "\"x\""),
+        (&["run", "--tokens", "99999"], "not in the vocabulary"),
+        (&["run", "missing.gguf", "x"], "missing.gguf"),
+        (&["run", "x", "--placement", "gpu"], "no backend \"gpu\""),
+        (&["run", "x", "--placement", "0-99=cpu"], "\"99\" is not a block"),
+        (&["logits", "demo", "--tokens", "1", "--hidden", "99", "--out", "/nowhere/x"], "99"),
+        (&["run", "x", "--chat"], "chat template"),
+    ] {
+        sterna().args(args).assert().failure().stderr(contains(message).and(contains("panicked").not()));
+    }
+}
+
+#[test]
+fn logits_are_written_with_hidden_states() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("logits.safetensors");
+    let expected = read_tensors(&fixture("bitnet_a").join("expected.safetensors"));
+    let ids = expected["p0.ids"].ids().iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let mut command = sterna();
+    command.arg("logits").arg(fixture("bitnet_a").join("model-i2_s.gguf"));
+    command.args(["--tokens", &ids, "--kv", "f32", "--hidden", "0", "--hidden", "embed", "--out"]).arg(&out);
+    command.assert().success();
+    let got = read_tensors(&out);
+    assert_eq!(got["logits"].shape, [24, 512]);
+    assert!(max_abs_diff(&got["logits"].f32(), &expected["p0.logits"].f32()) < 2e-3);
+    assert!(max_abs_diff(&got["hidden.0"].f32(), &expected["p0.hidden_layer0"].f32()) < 1e-2);
+    assert_eq!(got["hidden.embed"].f32(), expected["p0.hidden_embed"].f32());
+    assert_eq!(got["tokens"].data, expected["p0.ids"].data);
+    // What is there is not overwritten unless asked.
+    command.assert().failure().stderr(contains("--force"));
+    command.arg("--force").assert().success();
+}
+
+#[test]
+fn inspect_shows_what_is_in_a_file() {
+    sterna().args(["inspect"]).assert().success().stdout(contains("BitNetForCausalLM").and(contains("ternary")));
+    let mut command = sterna();
+    let object = json(command.arg("inspect").arg(fixture("llama_a").join("model-tq1_0.gguf")).arg("--json"));
+    assert_eq!(object["architecture"], "llama");
+    assert_eq!(object["config"]["num_key_value_heads"], 1);
+    assert_eq!(object["tensors"].as_array().unwrap().len(), 21);
+    let ternary = 2 * (256 * 256 * 2 + 2 * 64 * 256 + 3 * 256 * 512);
+    assert_eq!(object["parameters"]["ternary"], ternary);
+    assert_eq!(object["bytes"]["ternary"].as_u64().unwrap(), ternary * 54 / 256);
+}
+
+#[test]
+fn chat_answers_and_saves() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("talk.json");
+    let mut command = sterna();
+    command.env("HOME", folder.path()).env("XDG_DATA_HOME", folder.path());
+    command.arg("chat").arg(fixture("bitnet_a")).args(["-n", "8", "--temp", "0", "--system", "Be brief."]);
+    let input = format!("Hello\n\"\"\"two\nlines\"\"\"\n/save {0}\n/save {0}\n/bogus\n/reset\n/exit\n", file.display());
+    let output = command.write_stdin(input).assert().success();
+    output.stderr(contains("saved 5 messages").and(contains("cannot create")).and(contains("unknown command /bogus")));
+    let saved: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(saved["messages"][0], serde_json::json!({ "role": "system", "content": "Be brief." }));
+    assert_eq!(saved["messages"][3]["content"], "two\nlines");
+    assert_eq!(saved["messages"][4]["role"], "assistant");
+}
+
+#[test]
+fn completions_are_printed() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        sterna().args(["completions", shell]).assert().success().stdout(contains("inspect"));
+    }
+}
