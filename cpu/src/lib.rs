@@ -2,11 +2,31 @@
 //!
 //! Every kernel exists once per instruction set ([`Isa`]) and each gives the same bits: integer dot products are
 //! exact, float kernels follow one canonical order of operations (16 striped partial sums, a fixed tree, FMA).
+//!
+//! Activations are quantized ([`Activations`]), multiplied with packed matrices ([`TernaryMatrix`], [`fn@linear`]) on a
+//! [`Pool`] of threads; [`norm`], [`rope`], [`mod@attention`] over the cache in [`kv`], [`activation`] and [`dense`] are
+//! what lies between the products.
 
+pub mod activation;
+pub mod attention;
 pub mod buffer;
+pub mod dense;
 pub mod isa;
+mod kernel;
+pub mod kv;
+pub mod layout;
+pub mod linear;
+pub mod math;
+pub mod norm;
 pub mod pool;
+pub mod quant;
+pub mod rope;
+mod simd;
 
 pub use buffer::AlignedBuf;
 pub use isa::Isa;
-pub use pool::Pool;
+pub use kernel::Kernels;
+pub use layout::TernaryMatrix;
+pub use linear::{LinearJob, linear};
+pub use pool::{Pool, for_each_row};
+pub use quant::Activations;

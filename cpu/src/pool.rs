@@ -1,26 +1,373 @@
-//! The thread pool of the token loop.
+//! The thread pool of the token loop: a parallel region costs about a microsecond.
+//!
+//! Workers spin for a short while after a region and then park. Work is claimed task by task, so a core that is
+//! disturbed costs no more than its share; a worker that is late (parked, or taken off its core) is not waited for.
+
+use std::any::Any;
+use std::cell::{Cell, UnsafeCell};
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// A worker parks after this long without work.
+const SPIN: Duration = Duration::from_micros(500);
+
+/// Polls between two looks at the clock or offers of the core to others.
+const POLLS: u32 = 64;
+
+/// Keeps what one thread writes often off the cache lines of its neighbours (two lines: the prefetcher takes pairs).
+#[repr(align(128))]
+#[derive(Default)]
+struct Padded<T>(T);
+
+/// A task of a region: its index, and the slot of the thread that runs it.
+type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
 /// Workers that run parallel regions.
-#[derive(Debug)]
 pub struct Pool {
-    threads: usize,
+    shared: Arc<Shared>,
+    /// One region at a time.
+    region: Mutex<()>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    /// Number of the region in the upper half, odd while it is open; workers inside it in the lower half.
+    state: Padded<AtomicU64>,
+    /// The next task to claim.
+    next: Padded<AtomicUsize>,
+    /// What the open region runs. Written only while no worker is inside a region.
+    work: UnsafeCell<Option<Work>>,
+    /// Which workers are parked.
+    parked: Vec<AtomicBool>,
+    stop: AtomicBool,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+#[derive(Clone, Copy)]
+struct Work {
+    task: *const Task<'static>,
+    tasks: usize,
+}
+
+// SAFETY: `work` is written by the one thread that holds `Pool::region`, while the region is closed and no worker is
+// counted as inside; workers read it only after they were counted in an open region. The task itself is `Sync`.
+unsafe impl Sync for Shared {}
+// SAFETY: the pointer in `work` is used only within a region, whose caller keeps the task alive.
+unsafe impl Send for Shared {}
+
+/// One region in the upper half of `Shared::state`.
+const REGION: u64 = 1 << 32;
+
+thread_local! {
+    /// Whether this thread runs a task: regions inside regions run where they are.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Pool {
     /// A pool of `threads` threads, the calling one included (at least 1).
     pub fn new(threads: usize) -> Pool {
-        Pool { threads: threads.max(1) }
+        let workers = threads.max(1) - 1;
+        let shared = Arc::new(Shared {
+            state: Padded::default(),
+            next: Padded::default(),
+            work: UnsafeCell::new(None),
+            parked: (0..workers).map(|_| AtomicBool::new(false)).collect(),
+            stop: AtomicBool::new(false),
+            panic: Mutex::new(None),
+        });
+        let spawn = |index| {
+            let shared = Arc::clone(&shared);
+            let name = format!("sterna-cpu-{}", index + 1);
+            // A system that refuses threads leaves fewer of them: the tasks are claimed, so all the work is done.
+            thread::Builder::new().name(name).spawn(move || shared.serve(index)).ok()
+        };
+        let workers = (0..workers).map_while(spawn).collect();
+        Pool { shared, region: Mutex::new(()), workers }
+    }
+
+    /// One thread per core that this process may use.
+    pub fn default_threads() -> usize {
+        thread::available_parallelism().map_or(1, usize::from)
     }
 
     /// Number of threads, the calling one included.
     pub fn threads(&self) -> usize {
-        self.threads
+        self.workers.len() + 1
     }
 
     /// Runs `task(i)` once for each `i` in `0..tasks`, in any order, on all threads; returns when all are done.
+    ///
+    /// A call from inside a task runs on the thread that makes it. A panic in a task ends the region and goes on in the
+    /// caller.
     pub fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        for i in 0..tasks {
-            task(i);
+        self.run_with_slot(tasks, &|i, _| task(i));
+    }
+
+    /// As [`Pool::run`]; the task is also given a slot below [`Pool::threads`] and the number of tasks, which no other
+    /// thread uses at the same time: an index to memory of its own.
+    pub fn run_with_slot(&self, tasks: usize, task: &Task<'_>) {
+        if tasks <= 1 || self.workers.is_empty() || INSIDE.get() {
+            (0..tasks).for_each(|i| task(i, 0));
+            return;
+        }
+        let _region = self.region.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = &*self.shared;
+        let task: *const Task<'_> = task;
+        // SAFETY: only the lifetime changes. The region is closed and empty before this function returns, also when a
+        // task panics, so no worker uses the task after that.
+        let task = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
+        // SAFETY: this thread holds `region`, the last region is closed and empty.
+        unsafe { *shared.work.get() = Some(Work { task, tasks }) };
+        shared.next.0.store(0, Ordering::Relaxed);
+        shared.state.0.fetch_add(REGION, Ordering::SeqCst);
+        for (parked, worker) in shared.parked.iter().zip(&self.workers) {
+            if parked.load(Ordering::SeqCst) && parked.swap(false, Ordering::SeqCst) {
+                worker.thread().unpark();
+            }
+        }
+        shared.claim(Work { task, tasks }, 0);
+        // Closed: who is not inside by now stays outside.
+        shared.state.0.fetch_add(REGION, Ordering::SeqCst);
+        let mut polls = 0u32;
+        while shared.state.0.load(Ordering::Acquire) & (REGION - 1) != 0 {
+            polls += 1;
+            if polls.is_multiple_of(POLLS) {
+                thread::yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+        let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(payload) = panic {
+            resume_unwind(payload);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            // A worker catches the panics of its tasks; there is no other way for it to fail.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    /// Claims and runs tasks until none is left. A panic is kept for the caller of the region.
+    fn claim(&self, work: Work, slot: usize) {
+        INSIDE.set(true);
+        // SAFETY: the caller of the region keeps the task alive until every thread has left the region.
+        let task = unsafe { &*work.task };
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                let i = self.next.0.fetch_add(1, Ordering::Relaxed);
+                if i >= work.tasks {
+                    break;
+                }
+                task(i, slot);
+            }
+        }));
+        INSIDE.set(false);
+        if let Err(payload) = result {
+            // No more tasks are started.
+            self.next.0.store(work.tasks, Ordering::Relaxed);
+            *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
+        }
+    }
+
+    /// The life of worker `index`.
+    fn serve(&self, index: usize) {
+        let mut last = 0;
+        while let Some(region) = self.wait(index, last) {
+            last = region;
+            // SAFETY: the worker is counted as inside an open region.
+            let work = unsafe { *self.work.get() };
+            if let Some(work) = work.filter(|work| index + 1 < work.tasks) {
+                self.claim(work, index + 1);
+            }
+            self.state.0.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Waits for an open region other than `last` and enters it; `None` when the pool ends.
+    fn wait(&self, index: usize, last: u64) -> Option<u64> {
+        let mut polls = 0u32;
+        let mut since = None;
+        loop {
+            let state = self.state.0.load(Ordering::SeqCst);
+            let region = state / REGION;
+            if region % 2 == 1 && region != last {
+                let entered = self.state.0.compare_exchange(state, state + 1, Ordering::SeqCst, Ordering::Relaxed);
+                if entered.is_ok() {
+                    return Some(region);
+                }
+                continue;
+            }
+            if self.stop.load(Ordering::SeqCst) {
+                return None;
+            }
+            polls += 1;
+            if !polls.is_multiple_of(POLLS) {
+                std::hint::spin_loop();
+                continue;
+            }
+            if since.get_or_insert_with(Instant::now).elapsed() < SPIN {
+                thread::yield_now();
+                continue;
+            }
+            // The flag, then another look: a region that opens in between sees the flag or is seen here.
+            self.parked[index].store(true, Ordering::SeqCst);
+            let state = self.state.0.load(Ordering::SeqCst) / REGION;
+            if (state.is_multiple_of(2) || state == last) && !self.stop.load(Ordering::SeqCst) {
+                thread::park();
+            }
+            self.parked[index].store(false, Ordering::SeqCst);
+            since = None;
+        }
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("threads", &self.threads()).finish()
+    }
+}
+
+/// A slice that the tasks of a region write to in disjoint parts.
+pub(crate) struct SharedSlice<'a, T> {
+    start: *mut T,
+    len: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: the unsafe methods make their callers promise that no two threads use the same elements.
+unsafe impl<T: Send> Sync for SharedSlice<'_, T> {}
+
+impl<'a, T> SharedSlice<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> SharedSlice<'a, T> {
+        SharedSlice { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
+    }
+
+    /// `len` elements from `start`.
+    ///
+    /// # Safety
+    /// No other reference to any of them may be in use at the same time.
+    #[allow(clippy::mut_from_ref, reason = "that is what the type is for; the callers promise disjoint parts")]
+    pub(crate) unsafe fn range(&self, start: usize, len: usize) -> &mut [T] {
+        assert!(start <= self.len && len <= self.len - start, "shared slice: out of range");
+        // SAFETY: in bounds by the check above; exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
+    }
+
+    /// Writes element `index`.
+    ///
+    /// # Safety
+    /// As [`SharedSlice::range`].
+    pub(crate) unsafe fn write(&self, index: usize, value: T) {
+        // SAFETY: the caller's promise.
+        unsafe { self.range(index, 1)[0] = value };
+    }
+}
+
+/// Runs `task(row, x[row])` for each row of `x`, `[rows, cols]`, on the threads of `pool`.
+///
+/// # Panics
+/// If `x` does not consist of whole rows.
+pub fn for_each_row(pool: &Pool, x: &mut [f32], cols: usize, task: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+    assert!(x.len().is_multiple_of(cols), "for_each_row: whole rows");
+    let rows = x.len() / cols;
+    let shared = SharedSlice::new(x);
+    pool.run(rows, &|row| {
+        // SAFETY: each row belongs to one task.
+        task(row, unsafe { shared.range(row * cols, cols) });
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    #[test]
+    fn every_task_runs_once_in_many_regions() {
+        for threads in 1..=4 {
+            let pool = Pool::new(threads);
+            let counts: Vec<AtomicU32> = (0..100).map(|_| AtomicU32::new(0)).collect();
+            for region in 0..2000 {
+                pool.run_with_slot(region % 100, &|i, slot| {
+                    assert!(slot < threads.min(region % 100));
+                    counts[i].fetch_add(1, Ordering::Relaxed);
+                });
+            }
+            for (i, count) in counts.iter().enumerate() {
+                assert_eq!(count.load(Ordering::Relaxed) as usize, 20 * (99 - i), "task {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn slots_are_used_by_one_thread_at_a_time() {
+        let pool = Pool::new(4);
+        let busy: Vec<AtomicBool> = (0..4).map(|_| AtomicBool::new(false)).collect();
+        for _ in 0..200 {
+            pool.run_with_slot(16, &|_, slot| {
+                assert!(!busy[slot].swap(true, Ordering::SeqCst));
+                std::hint::black_box((0..100).sum::<u32>());
+                assert!(busy[slot].swap(false, Ordering::SeqCst));
+            });
+        }
+    }
+
+    #[test]
+    fn regions_inside_regions_and_from_several_threads_work() {
+        let pool = Pool::new(3);
+        let sum = AtomicU32::new(0);
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        pool.run(4, &|_| pool.run(5, &|i| _ = sum.fetch_add(i as u32, Ordering::Relaxed)));
+                    }
+                });
+            }
+        });
+        assert_eq!(sum.into_inner(), 3 * 100 * 4 * 10);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = Pool::new(3);
+        for round in 0..50 {
+            let result = catch_unwind(AssertUnwindSafe(|| pool.run(8, &|i| assert!(i != round % 8, "task {i}"))));
+            assert!(result.is_err());
+            let sum = AtomicU32::new(0);
+            pool.run(8, &|i| _ = sum.fetch_add(i as u32, Ordering::Relaxed));
+            assert_eq!(sum.into_inner(), 28);
+        }
+    }
+
+    #[test]
+    fn parked_workers_wake() {
+        let pool = Pool::new(2);
+        for _ in 0..3 {
+            thread::sleep(SPIN * 20);
+            assert!(pool.shared.parked[0].load(Ordering::SeqCst), "the worker parks");
+            let ran_by_worker = AtomicBool::new(false);
+            let start = Instant::now();
+            while !ran_by_worker.load(Ordering::Relaxed) && start.elapsed() < Duration::from_secs(10) {
+                pool.run_with_slot(64, &|_, slot| {
+                    ran_by_worker.fetch_or(slot == 1, Ordering::Relaxed);
+                    thread::yield_now();
+                });
+            }
+            assert!(ran_by_worker.into_inner());
         }
     }
 }

@@ -1,0 +1,42 @@
+//! RMSNorm.
+
+use crate::simd::{Lanes, dot, per_isa};
+
+per_isa! {
+    /// `out = weight · (x / sqrt(mean(x²) + eps))`, all of length `n`. Source: <https://arxiv.org/abs/1910.07467>.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = rms_norm_body;
+}
+
+#[inline(always)]
+fn rms_norm_body<S: Lanes>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    assert!(x.len() == weight.len() && x.len() == out.len(), "rms_norm: lengths differ");
+    let mean = dot(x, x) / x.len() as f32;
+    let scale = 1.0 / (mean + eps).sqrt();
+    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+        *out = weight * (x * scale);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rms_norm;
+    use crate::Isa;
+
+    #[test]
+    fn it_is_close_to_the_true_value() {
+        for n in [1, 15, 16, 17, 200, 2560] {
+            let x: Vec<f32> = (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.03).collect();
+            let weight: Vec<f32> = (0..n).map(|i| 1.0 + (i % 7) as f32 * 0.1).collect();
+            let mean = x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / n as f64;
+            let mut out = vec![0.0; n];
+            rms_norm(Isa::Scalar, &x, &weight, 1e-5, &mut out);
+            for i in 0..n {
+                let want = f64::from(weight[i]) * f64::from(x[i]) / (mean + 1e-5).sqrt();
+                assert!((f64::from(out[i]) - want).abs() <= 4e-7 * want.abs(), "{n} {i}");
+            }
+        }
+    }
+}
