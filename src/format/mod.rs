@@ -1,5 +1,45 @@
 //! Checkpoint files: what is in them, and how their bytes become numbers.
+//!
+//! [`Checkpoint::open`] opens a GGUF file or a Hugging Face directory, memory-mapped: only headers are read, tensors
+//! when they are asked for. A ternary matrix becomes a [`TernaryTensor`], whatever its encoding: rows of -1, 0, 1 and
+//! one scale. Everything in a file is checked before it is used; a bad file gives a [`FormatError`], never a panic,
+//! and no allocation that its own length does not warrant.
+//!
+//! | in the file | module |
+//! |---|---|
+//! | packed `uint8` of Hugging Face (`quant_method: bitnet`) | `hf_packed` |
+//! | float master weights of a BitNet, ternarized at load | `absmean` |
+//! | I2_S, TQ1_0, TQ2_0 of GGUF | `i2_s`, `tq1_0`, `tq2_0` |
+//! | floats that are ternary already | `dense_ternary` |
+//! | embedding and head: floats, Q8_0, Q6_K, Q5_0, Q4_0 | `dense` |
+//!
+//! A new encoding of ternary matrices is one module that implements `ternary::RowDecoder`, and one line in
+//! `ternary::open`.
 
+mod absmean;
+mod checkpoint;
+mod dense;
+mod dense_ternary;
+mod dtype;
+mod error;
+mod floats;
+mod gguf;
+mod hf_packed;
+mod huggingface;
+mod i2_s;
 pub mod metadata;
+mod safetensors;
+mod storage;
+mod tensor_list;
+mod ternary;
+mod tq1_0;
+mod tq2_0;
 
+pub use checkpoint::{Checkpoint, Description, OpenOptions, TensorInfo};
+pub use dense::DenseTensor;
+pub use dtype::DType;
+pub use error::FormatError;
+pub use i2_s::I2sLayout;
 pub use metadata::{Metadata, Value};
+pub use storage::TensorData;
+pub use ternary::TernaryTensor;

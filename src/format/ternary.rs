@@ -1,0 +1,246 @@
+//! Ternary matrices, whatever their encoding: rows of -1, 0, 1 and one scale.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::checkpoint::{Checkpoint, Description, TensorInfo};
+use super::dtype::DType;
+use super::floats::Float;
+use super::storage::TensorData;
+use super::{FormatError, absmean, dense_ternary, hf_packed, i2_s, tq1_0, tq2_0};
+
+/// A ternary matrix `W = t · scale` with `t` in {-1, 0, 1}, still encoded. It keeps the checkpoint's bytes alive and
+/// can be read from many threads.
+pub struct TernaryTensor {
+    site: Site,
+    scale: f32,
+    decoder: Box<dyn RowDecoder>,
+}
+
+impl TernaryTensor {
+    /// The name of the tensor.
+    pub fn name(&self) -> &str {
+        &self.site.name
+    }
+
+    /// The number of rows (output features).
+    pub fn rows(&self) -> usize {
+        self.site.rows
+    }
+
+    /// The length of a row (input features).
+    pub fn cols(&self) -> usize {
+        self.site.cols
+    }
+
+    /// What the ternary values are to be multiplied with; positive and finite. It is 1 for a matrix of zeros whose
+    /// encoding holds no other scale.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// Decodes row `row` to -1, 0, 1.
+    ///
+    /// # Errors
+    /// If there is no such row, if `out` does not have the length of a row, or if the row holds an invalid code.
+    pub fn read_row(&self, row: usize, out: &mut [i8]) -> Result<(), FormatError> {
+        let Site { file, name, rows, cols } = &self.site;
+        if row >= *rows || out.len() != *cols {
+            return Err(FormatError::Row {
+                file: file.to_path_buf(),
+                tensor: name.to_string(),
+                row,
+                length: out.len(),
+                rows: *rows,
+                columns: *cols,
+            });
+        }
+        self.decoder.decode(row, out).map_err(|InvalidCode| FormatError::Code {
+            file: file.to_path_buf(),
+            tensor: name.to_string(),
+            row,
+        })
+    }
+}
+
+impl fmt::Debug for TernaryTensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Site { name, rows, cols, .. } = &self.site;
+        write!(f, "TernaryTensor({name}, {rows} × {cols}, scale {})", self.scale)
+    }
+}
+
+/// One encoding of ternary matrices.
+pub(super) trait RowDecoder: Send + Sync {
+    /// Decodes row `row`, which exists, to `out`, which has its length. The constructor of the decoder has checked
+    /// that the bytes of all rows are there.
+    fn decode(&self, row: usize, out: &mut [i8]) -> Result<(), InvalidCode>;
+}
+
+/// A row holds a code that stands for no ternary value.
+#[derive(Debug)]
+pub(super) struct InvalidCode;
+
+impl InvalidCode {
+    /// An error if `bad`, an OR over bytes of 2-bit codes passed through [`invalid_codes`], has a bit set.
+    pub(super) fn check(bad: u8) -> Result<(), InvalidCode> {
+        if bad == 0 { Ok(()) } else { Err(InvalidCode) }
+    }
+}
+
+/// Not zero if one of the four 2-bit codes in `byte` is 3, which stands for no ternary value.
+pub(super) fn invalid_codes(byte: u8) -> u8 {
+    byte & (byte >> 1) & 0x55
+}
+
+/// A matrix and where it is.
+pub(super) struct Site {
+    pub(super) file: Arc<Path>,
+    pub(super) name: Arc<str>,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+}
+
+impl Site {
+    /// The number of elements; `None` on overflow.
+    pub(super) fn elements(&self) -> Option<usize> {
+        self.rows.checked_mul(self.cols)
+    }
+
+    /// Refuses `data` of another length than `expected` bytes.
+    pub(super) fn check_length(&self, dtype: DType, data: &[u8], expected: Option<usize>) -> Result<(), FormatError> {
+        if expected == Some(data.len()) {
+            return Ok(());
+        }
+        Err(FormatError::Size {
+            file: self.file.to_path_buf(),
+            tensor: self.name.to_string(),
+            dtype: dtype.to_string(),
+            expected: expected.map_or(u64::MAX, |expected| expected as u64),
+            found: data.len() as u64,
+        })
+    }
+
+    /// Refuses a scale that is not positive and finite.
+    pub(super) fn check_scale(&self, value: f32) -> Result<f32, FormatError> {
+        if value.is_finite() && value > 0.0 {
+            return Ok(value);
+        }
+        Err(FormatError::Scale { file: self.file.to_path_buf(), tensor: self.name.to_string(), value })
+    }
+
+    /// The one scale of a matrix in blocks of `BLOCK_BYTES` that each end in an `f16` scale; blocks of zeros may have
+    /// the scale zero. `data` has been checked to be `rows` whole rows of blocks.
+    pub(super) fn block_scale<const BLOCK_BYTES: usize>(&self, data: &[u8]) -> Result<f32, FormatError> {
+        /// Blocks that one task looks at.
+        const RUN: usize = 4096;
+        let blocks = data.as_chunks::<BLOCK_BYTES>().0;
+        let Some(first) = blocks.iter().map(block_scale_bits).find(|&bits| !is_zero(bits)) else {
+            return Ok(1.0);
+        };
+        let other = blocks.par_chunks(RUN).enumerate().find_map_first(|(run, blocks)| {
+            let differs = |bits: u16| bits != first && !is_zero(bits);
+            let index = blocks.iter().map(block_scale_bits).position(differs)?;
+            Some((run * RUN + index, block_scale_bits(&blocks[index])))
+        });
+        match other {
+            None => self.check_scale(scale_from_bits(first)),
+            Some((index, bits)) => Err(FormatError::GroupScales {
+                file: self.file.to_path_buf(),
+                tensor: self.name.to_string(),
+                first: scale_from_bits(first),
+                other: scale_from_bits(bits),
+                row: index / (blocks.len() / self.rows),
+            }),
+        }
+    }
+}
+
+/// The `f16` at the end of a block, as bits.
+pub(super) fn block_scale_bits<const BLOCK_BYTES: usize>(block: &[u8; BLOCK_BYTES]) -> u16 {
+    u16::from_le_bytes([block[BLOCK_BYTES - 2], block[BLOCK_BYTES - 1]])
+}
+
+/// Whether the bits of an `f16` are those of +0 or -0.
+pub(super) fn is_zero(bits: u16) -> bool {
+    bits & 0x7fff == 0
+}
+
+fn scale_from_bits(bits: u16) -> f32 {
+    half::f16::from_bits(bits).to_f32()
+}
+
+/// A decoder and its scale.
+pub(super) type Decoded = (Box<dyn RowDecoder>, f32);
+
+/// The ternary matrix `info` of `rows` × `cols`.
+pub(super) fn open(
+    checkpoint: &Checkpoint,
+    info: &TensorInfo,
+    rows: usize,
+    cols: usize,
+) -> Result<TernaryTensor, FormatError> {
+    let site = Site { file: Arc::clone(checkpoint.file_of(info)), name: info.name.as_str().into(), rows, cols };
+    let data = match info.dtype {
+        // The packed matrix has its own shape, which `hf_packed` checks.
+        DType::U8 => None,
+        _ => {
+            checkpoint.require_shape(info, &[rows, cols])?;
+            Some(checkpoint.data_of(info)?)
+        }
+    };
+    let (decoder, scale) = match (&checkpoint.description(), info.dtype, data) {
+        (Description::HuggingFace { config }, DType::U8, None) => hf_packed::open(&site, checkpoint, info, config)?,
+        (Description::HuggingFace { config }, dtype, Some(data)) => match Float::of(dtype) {
+            Some(float) => from_floats(&site, checkpoint, info, config, float, data)?,
+            None => return Err(unusable(checkpoint, info)),
+        },
+        (Description::Gguf { .. }, dtype, Some(data)) => {
+            let (decoder, scale) = match (dtype, Float::of(dtype)) {
+                (DType::I2S, _) => i2_s::open(&site, data, checkpoint.options().i2s_layout)?,
+                (DType::Tq1_0, _) => tq1_0::open(&site, data)?,
+                (DType::Tq2_0, _) => tq2_0::open(&site, data)?,
+                // The converters' way out where rows do not divide into blocks.
+                (_, Some(float)) => dense_ternary::open(&site, data, float)?,
+                _ => return Err(unusable(checkpoint, info)),
+            };
+            // llama.cpp multiplies the product with an optional `blk.N.attn_q.scale` and its like.
+            let companion = info.name.strip_suffix(".weight").map(|stem| format!("{stem}.scale"));
+            let factor = match companion {
+                Some(name) => checkpoint.scale_tensor(&name, info)?.unwrap_or(1.0),
+                None => 1.0,
+            };
+            (decoder, scale * site.check_scale(factor)?)
+        }
+        _ => return Err(unusable(checkpoint, info)),
+    };
+    let scale = site.check_scale(scale)?;
+    Ok(TernaryTensor { site, scale, decoder })
+}
+
+/// A matrix of floats in a Hugging Face checkpoint: master weights of a BitNet, or weights that are ternary already.
+fn from_floats(
+    site: &Site,
+    checkpoint: &Checkpoint,
+    info: &TensorInfo,
+    config: &serde_json::Value,
+    float: Float,
+    data: TensorData,
+) -> Result<Decoded, FormatError> {
+    if checkpoint.tensor(&hf_packed::scale_name(info)).is_some() {
+        return Err(checkpoint.wrong_type(info, "U8 (packed ternary weights), since there is a weight_scale"));
+    }
+    if absmean::applies(config) { absmean::open(site, data, float) } else { dense_ternary::open(site, data, float) }
+}
+
+/// The error for a type that holds no ternary matrix.
+fn unusable(checkpoint: &Checkpoint, info: &TensorInfo) -> FormatError {
+    checkpoint.wrong_type(
+        info,
+        "a ternary matrix in I2_S, TQ2_0 or TQ1_0 (GGUF), packed U8 or BitNet master weights (Hugging Face); convert \
+         the model to one of these or use its safetensors checkpoint",
+    )
+}

@@ -1,0 +1,299 @@
+//! Each encoding against bytes that other programs wrote, and small hand-made matrices.
+
+use half::f16;
+use safetensors::SafeTensors;
+use sterna::Isa;
+use sterna::format::{Checkpoint, FormatError, I2sLayout, OpenOptions};
+use sterna_cpu::dense::dequantize_row;
+
+use crate::builders::{Gguf, f16_bytes, f32_bytes, folder, gguf_tensor, open_folder, open_gguf, safetensors_of};
+use crate::common::data_path;
+use crate::decode;
+
+const DIVISOR: &str = r#"{"quantization_config": {"quant_method": "bitnet"}}"#;
+const MULTIPLIER: &str = r#"{"quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear"}}"#;
+const BITNET: &str = r#"{"architectures": ["BitnetForCausalLM"]}"#;
+const PLAIN: &str = r#"{"architectures": ["LlamaForCausalLM"]}"#;
+
+/// The 8 × 768 matrix of `codec_vectors.safetensors` with the bytes of the encoding `name`.
+struct Vectors {
+    ternary: Vec<i8>,
+    scale: f32,
+    encoded: Vec<u8>,
+}
+
+const ROWS: usize = 8;
+const COLS: usize = 768;
+
+fn vectors(name: &str) -> Vectors {
+    let bytes = std::fs::read(data_path("fixtures/codec_vectors.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let scale = file.tensor("scale").unwrap().data().try_into().unwrap();
+    Vectors {
+        ternary: file.tensor("ternary").unwrap().data().iter().map(|&byte| byte as i8).collect(),
+        scale: f32::from_le_bytes(scale),
+        encoded: file.tensor(name).unwrap().data().to_vec(),
+    }
+}
+
+/// Checks the encoding `name`, GGUF type `kind`.
+fn check_gguf(name: &str, kind: u32) {
+    let vectors = vectors(name);
+    let tensor = gguf_tensor("w.weight", &[COLS as u64, ROWS as u64], kind, &vectors.encoded);
+    let checkpoint = open_gguf(&Gguf::of(vec![tensor]).build()).unwrap();
+    let matrix = checkpoint.ternary("w.weight", ROWS, COLS).unwrap();
+    assert_eq!(matrix.scale(), vectors.scale);
+    assert_eq!(decode(&matrix), vectors.ternary);
+}
+
+#[test]
+fn tq1_0_decodes_what_ggml_wrote() {
+    check_gguf("tq1_0", 34);
+}
+
+#[test]
+fn tq2_0_decodes_what_ggml_wrote() {
+    check_gguf("tq2_0", 35);
+}
+
+#[test]
+fn i2_s_decodes_what_bitnet_cpp_wrote() {
+    check_gguf("i2_s", 36);
+}
+
+#[test]
+fn packed_weights_decode_what_transformers_wrote() {
+    let vectors = vectors("hf_packed_u8");
+    let weight_scale = f32_bytes(&[3.25]);
+    let model = safetensors_of(&[
+        ("w.weight", "U8", &[ROWS / 4, COLS], &vectors.encoded),
+        ("w.weight_scale", "F32", &[1], &weight_scale),
+    ]);
+    for (config, scale) in [(DIVISOR, 1.0 / 3.25), (MULTIPLIER, 3.25)] {
+        let checkpoint = open_folder(config, &model).unwrap();
+        let matrix = checkpoint.ternary("w.weight", ROWS, COLS).unwrap();
+        assert_eq!(matrix.scale(), scale);
+        assert_eq!(decode(&matrix), vectors.ternary);
+    }
+}
+
+#[test]
+fn packed_weights_need_their_scale_and_their_quantization_method() {
+    let vectors = vectors("hf_packed_u8");
+    let weight: (&str, &str, &[usize], &[u8]) = ("w.weight", "U8", &[ROWS / 4, COLS], &vectors.encoded);
+    let without_scale = open_folder(DIVISOR, &safetensors_of(&[weight])).unwrap();
+    let error = without_scale.ternary("w.weight", ROWS, COLS).unwrap_err();
+    assert!(matches!(&error, FormatError::MissingTensor { tensor, .. } if tensor == "w.weight_scale"), "{error}");
+
+    for bad in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e-45] {
+        let scale = f32_bytes(&[bad]);
+        let model = safetensors_of(&[weight, ("w.weight_scale", "F32", &[1], &scale)]);
+        let error = open_folder(DIVISOR, &model).unwrap().ternary("w.weight", ROWS, COLS).unwrap_err();
+        assert!(matches!(error, FormatError::Scale { .. }), "{error}");
+    }
+    let scales = f32_bytes(&[1.0, 2.0]);
+    let model = safetensors_of(&[weight, ("w.weight_scale", "F32", &[2], &scales)]);
+    let error = open_folder(DIVISOR, &model).unwrap().ternary("w.weight", ROWS, COLS).unwrap_err();
+    assert!(matches!(error, FormatError::GroupScales { .. }), "{error}");
+
+    let error = open_folder(PLAIN, &model).unwrap().ternary("w.weight", ROWS, COLS).unwrap_err();
+    assert!(error.to_string().contains("quant_method: bitnet"), "{error}");
+    let error = open_folder(DIVISOR, &model).unwrap().ternary("w.weight", 2, COLS).unwrap_err();
+    assert!(error.to_string().contains("2 rows cannot be packed"), "{error}");
+    let error = open_folder(DIVISOR, &model).unwrap().ternary("w.weight", 12, COLS).unwrap_err();
+    assert!(error.to_string().contains("should have shape [3, 768] but has [2, 768]"), "{error}");
+}
+
+/// Encodes `ternary` as I2_S in another layout; `place` gives byte and shift of an element.
+fn encode_i2_s(ternary: &[i8], scale: f32, place: impl Fn(usize) -> (usize, u32)) -> Vec<u8> {
+    let mut bytes = vec![0; ternary.len() / 4];
+    for (index, &value) in ternary.iter().enumerate() {
+        let (byte, shift) = place(index);
+        bytes[byte] |= ((value + 1) as u8) << shift;
+    }
+    bytes.extend(scale.to_le_bytes());
+    bytes.resize(bytes.len() + 28, 0);
+    bytes
+}
+
+/// Ternary values without a pattern.
+fn noise(len: usize) -> Vec<i8> {
+    let mut state = 1u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        ((state >> 16) % 3) as i8 - 1
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+#[test]
+fn i2_s_reads_rows_that_do_not_begin_with_a_block() {
+    let ternary = noise(32 * 20);
+    let x86 = |i: usize| (i / 128 * 32 + i % 32, 6 - 2 * (i % 128 / 32) as u32);
+    let tensor = gguf_tensor("w", &[20, 32], 36, &encode_i2_s(&ternary, 0.5, x86));
+    let checkpoint = open_gguf(&Gguf::of(vec![tensor]).build()).unwrap();
+    assert_eq!(decode(&checkpoint.ternary("w", 32, 20).unwrap()), ternary);
+}
+
+#[test]
+fn i2_s_layouts_that_the_file_does_not_name_are_options() {
+    const COLS: usize = 192;
+    let ternary = noise(8 * COLS);
+    let arm = |i: usize| (i / 64 * 16 + i % 16, 6 - 2 * (i % 64 / 16) as u32);
+    let interleaved = |i: usize| (i / COLS / 4 * COLS + i % COLS, 6 - 2 * (i / COLS % 4) as u32);
+    for (i2s_layout, bytes) in [
+        (I2sLayout::Arm, encode_i2_s(&ternary, 0.5, arm)),
+        (I2sLayout::RowInterleaved, encode_i2_s(&ternary, 0.5, interleaved)),
+    ] {
+        let file = Gguf::of(vec![gguf_tensor("w", &[COLS as u64, 8], 36, &bytes)]).build();
+        let folder = folder(&[("m.gguf", &file)]);
+        let path = folder.path().join("m.gguf");
+        let checkpoint = Checkpoint::open_with(&path, OpenOptions { i2s_layout }).unwrap();
+        assert_eq!(decode(&checkpoint.ternary("w", 8, COLS).unwrap()), ternary);
+    }
+}
+
+#[test]
+fn code_three_is_an_error_that_names_the_row() {
+    let mut i2_s = vectors("i2_s").encoded;
+    i2_s[5 * COLS / 4 + 7] |= 0b11_0000;
+    let mut tq2_0 = vectors("tq2_0").encoded;
+    tq2_0[5 * 198 + 70] |= 0b1100;
+    let mut packed = vectors("hf_packed_u8").encoded;
+    packed[COLS + 100] |= 0b11_0000;
+
+    let dims = [COLS as u64, ROWS as u64];
+    let scale = f32_bytes(&[1.0]);
+    let file = Gguf::of(vec![gguf_tensor("a", &dims, 36, &i2_s), gguf_tensor("b", &dims, 35, &tq2_0)]).build();
+    let gguf = open_gguf(&file).unwrap();
+    let model = safetensors_of(&[("c", "U8", &[2, COLS], &packed), ("c_scale", "F32", &[], &scale)]);
+    let folder = open_folder(DIVISOR, &model).unwrap();
+    for (checkpoint, name) in [(&gguf, "a"), (&gguf, "b"), (&folder, "c")] {
+        let matrix = checkpoint.ternary(name, ROWS, COLS).unwrap();
+        let mut out = vec![0; COLS];
+        for row in 0..ROWS {
+            match matrix.read_row(row, &mut out) {
+                Ok(()) => assert_ne!(row, 5),
+                Err(FormatError::Code { tensor, row: 5, .. }) => assert_eq!(tensor, name),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        for (row, len) in [(ROWS, COLS), (0, COLS - 1), (0, COLS + 1)] {
+            let error = matrix.read_row(row, &mut vec![0; len]).unwrap_err();
+            assert!(matches!(error, FormatError::Row { .. }), "{error}");
+        }
+    }
+}
+
+#[test]
+fn blocks_may_be_zero_but_not_of_different_scales() {
+    let zero = f16::ZERO.to_le_bytes();
+    let other = f16::from_f32(0.5).to_le_bytes();
+    let dims = [COLS as u64, ROWS as u64];
+    for (name, kind, bytes) in [("tq1_0", 34, 54), ("tq2_0", 35, 66)] {
+        let mut vectors = vectors(name);
+        // Block 4 is columns 256 to 512 of row 1.
+        vectors.encoded[5 * bytes - 2..5 * bytes].copy_from_slice(&zero);
+        vectors.ternary[COLS + 256..COLS + 512].fill(0);
+        let file = Gguf::of(vec![gguf_tensor("w", &dims, kind, &vectors.encoded)]).build();
+        let matrix = open_gguf(&file).unwrap().ternary("w", ROWS, COLS).unwrap();
+        assert_eq!((decode(&matrix), matrix.scale()), (vectors.ternary, vectors.scale));
+
+        vectors.encoded[5 * bytes - 2..5 * bytes].copy_from_slice(&other);
+        let file = Gguf::of(vec![gguf_tensor("w", &dims, kind, &vectors.encoded)]).build();
+        let error = open_gguf(&file).unwrap().ternary("w", ROWS, COLS).unwrap_err();
+        assert!(matches!(error, FormatError::GroupScales { row: 1, other: 0.5, .. }), "{error}");
+
+        // A matrix of zeros has no scale at all.
+        vectors.encoded.fill(0);
+        let file = Gguf::of(vec![gguf_tensor("w", &dims, kind, &vectors.encoded)]).build();
+        let matrix = open_gguf(&file).unwrap().ternary("w", ROWS, COLS).unwrap();
+        assert_eq!((decode(&matrix), matrix.scale()), (vec![0; ROWS * COLS], 1.0));
+    }
+}
+
+#[test]
+fn a_scale_tensor_of_gguf_multiplies() {
+    let vectors = vectors("tq2_0");
+    let tensor = gguf_tensor("blk.0.attn_q.weight", &[COLS as u64, ROWS as u64], 35, &vectors.encoded);
+    let scale = gguf_tensor("blk.0.attn_q.scale", &[1], 0, &f32_bytes(&[0.25]));
+    let checkpoint = open_gguf(&Gguf::of(vec![tensor, scale]).build()).unwrap();
+    let matrix = checkpoint.ternary("blk.0.attn_q.weight", ROWS, COLS).unwrap();
+    assert_eq!(matrix.scale(), 0.25 * vectors.scale);
+}
+
+#[test]
+fn floats_that_are_ternary_are_taken_as_they_are() {
+    let values = [0.0, 0.375, -0.375, -0.0, 0.375, 0.0];
+    let expected = [0, 1, -1, 0, 1, 0];
+    let bf16: Vec<u8> = values.iter().flat_map(|&value| half::bf16::from_f32(value).to_le_bytes()).collect();
+    for (kind, name, bytes) in [(0, "F32", f32_bytes(&values)), (1, "F16", f16_bytes(&values)), (30, "BF16", bf16)] {
+        let gguf = open_gguf(&Gguf::of(vec![gguf_tensor("w", &[3, 2], kind, &bytes)]).build()).unwrap();
+        let folder = open_folder(PLAIN, &safetensors_of(&[("w", name, &[2, 3], &bytes)])).unwrap();
+        for checkpoint in [gguf, folder] {
+            let matrix = checkpoint.ternary("w", 2, 3).unwrap();
+            assert_eq!((decode(&matrix).as_slice(), matrix.scale()), (&expected[..], 0.375));
+        }
+    }
+    let bytes = f16_bytes(&[0.0, 0.5, -0.5, 0.5, 0.25, 0.0]);
+    let error = open_gguf(&Gguf::of(vec![gguf_tensor("w", &[3, 2], 1, &bytes)]).build()).unwrap();
+    let error = error.ternary("w", 2, 3).unwrap_err();
+    assert!(matches!(error, FormatError::NotTernary { row: 1, column: 1, value: 0.25, scale: 0.5, .. }), "{error}");
+}
+
+#[test]
+fn master_weights_are_ternarized_by_their_mean_magnitude() {
+    // Mean magnitude 1: half of it rounds to even, which is zero.
+    let values = [0.5, -0.5, 1.5, -1.5, 0.75, -0.25, 2.0, 1.0];
+    let bytes = f16_bytes(&values);
+    let checkpoint = open_folder(DIVISOR, &safetensors_of(&[("w", "F16", &[2, 4], &bytes)])).unwrap();
+    let matrix = checkpoint.ternary("w", 2, 4).unwrap();
+    assert_eq!(matrix.scale(), 1.0);
+    assert_eq!(decode(&matrix), [0, 0, 1, -1, 1, 0, 1, 1]);
+
+    let bytes = f32_bytes(&[0.0; 8]);
+    let checkpoint = open_folder(BITNET, &safetensors_of(&[("w", "F32", &[2, 4], &bytes)])).unwrap();
+    let matrix = checkpoint.ternary("w", 2, 4).unwrap();
+    assert_eq!(decode(&matrix), [0; 8]);
+    assert!((matrix.scale() - 1e-5).abs() < 1e-11);
+
+    let bytes = f32_bytes(&[0.0, 1.0, 1.0, 1.0, 1.0, f32::NAN, 1.0, 1.0]);
+    let checkpoint = open_folder(BITNET, &safetensors_of(&[("w", "F32", &[2, 4], &bytes)])).unwrap();
+    let error = checkpoint.ternary("w", 2, 4).unwrap_err();
+    assert!(matches!(error, FormatError::NotFinite { index: 5, .. }), "{error}");
+
+    let model = safetensors_of(&[("w", "F32", &[2, 4], &bytes), ("w_scale", "F32", &[1], &bytes[4..8])]);
+    let error = open_folder(DIVISOR, &model).unwrap().ternary("w", 2, 4).unwrap_err().to_string();
+    assert!(error.contains("since there is a weight_scale"), "{error}");
+}
+
+#[test]
+fn dense_types_decode_as_gguf_py_does() {
+    let bytes = std::fs::read(data_path("dense_vectors.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    for (name, kind) in [("q4_0", 2), ("q5_0", 6), ("q8_0", 8), ("q6_k", 14)] {
+        let encoded = file.tensor(name).unwrap();
+        let values = file.tensor(&format!("{name}_values")).unwrap();
+        let expected: Vec<f32> =
+            values.data().chunks(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+        let gguf = Gguf::of(vec![gguf_tensor("w", &[256, 2], kind, encoded.data())]).build();
+        let matrix = open_gguf(&gguf).unwrap().dense("w", 2, 256).unwrap();
+        let mut out = [0.0; 256];
+        for (row, expected) in expected.chunks(256).enumerate() {
+            dequantize_row(Isa::Scalar, matrix.ty, matrix.row(row), &mut out);
+            for (found, expected) in out.iter().zip(expected) {
+                assert!((found - expected).abs() <= 1e-6 * expected.abs(), "{name}: {found} for {expected}");
+            }
+        }
+    }
+
+    let values = [1.5, -2.0, 0.0, 65504.0, -6e-8, 1e-3];
+    for (kind, bytes) in [(0, f32_bytes(&values)), (1, f16_bytes(&values))] {
+        let gguf = Gguf::of(vec![gguf_tensor("w", &[3, 2], kind, &bytes)]).build();
+        let matrix = open_gguf(&gguf).unwrap().dense("w", 2, 3).unwrap();
+        let mut out = [0.0; 3];
+        dequantize_row(Isa::Scalar, matrix.ty, matrix.row(1), &mut out);
+        let expected = values[3..].iter().map(|&value| if kind == 0 { value } else { f16::from_f32(value).to_f32() });
+        assert!(expected.eq(out));
+    }
+}
