@@ -1,1 +1,205 @@
 //! Text to tokens and back, and chat templates.
+//!
+//! Every vocabulary becomes the description that the `tokenizers` crate reads: tokenizer.json is one already (`hf`), the
+//! tokens and merges of a GGUF file are turned into one (`gguf`, with `spm` for SentencePiece vocabularies). `stream`
+//! gives text as tokens come, `chat` renders the model's template.
+
+mod chat;
+mod error;
+mod gguf;
+mod hf;
+mod spm;
+mod stream;
+
+pub use chat::{ChatTemplate, Message};
+pub use error::TokenizerError;
+pub use stream::DecodeStream;
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::Value as Json;
+use tokenizers::pipeline::{EncodeOptions, Override, PipelineTokenizer};
+
+use crate::format::Metadata;
+
+/// A vocabulary with its rules, the special tokens of a model and its chat template.
+pub struct Tokenizer {
+    pipeline: PipelineTokenizer,
+    vocab_size: usize,
+    ids: HashMap<String, u32>,
+    special: HashSet<u32>,
+    bos: Option<u32>,
+    eos: Vec<u32>,
+    /// Put BOS in front, whatever the vocabulary's own rules do.
+    add_bos: bool,
+    chat_template: Option<ChatTemplate>,
+}
+
+/// What a source says beside the vocabulary itself.
+#[derive(Default)]
+struct Roles {
+    bos: Option<u32>,
+    eos: Vec<u32>,
+    add_bos: bool,
+    chat_template: Option<String>,
+}
+
+/// Special tokens that end an answer, whether or not a configuration lists them: models stop on the end of a turn as
+/// well as on the end of a text.
+const END_OF_TURN: [&str; 7] =
+    ["<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>"];
+
+impl Tokenizer {
+    /// Reads the files of a Hugging Face folder; all but `tokenizer.json` may be absent.
+    ///
+    /// # Errors
+    /// If a file is not what it should be, or describes something that the `tokenizers` crate does not know.
+    pub fn from_hf(
+        tokenizer_json: &[u8],
+        tokenizer_config: Option<&[u8]>,
+        generation_config: Option<&[u8]>,
+        config: Option<&[u8]>,
+        chat_template_jinja: Option<&[u8]>,
+    ) -> Result<Tokenizer, TokenizerError> {
+        let description = hf::parse("tokenizer.json", tokenizer_json)?;
+        Tokenizer::new("tokenizer.json", description, |tokenizer| {
+            hf::roles(tokenizer, tokenizer_config, generation_config, config, chat_template_jinja)
+        })
+    }
+
+    /// Reads the vocabulary in the metadata of a GGUF file.
+    ///
+    /// # Errors
+    /// If a key is missing or makes no sense, or names a kind of vocabulary that is not supported.
+    pub fn from_gguf(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
+        let description = gguf::description(metadata)?;
+        Tokenizer::new("tokenizer.ggml", description, |tokenizer| gguf::roles(tokenizer, metadata))
+    }
+
+    /// Builds the pipeline from a description in the form of tokenizer.json.
+    fn new(
+        source: &'static str,
+        mut description: Json,
+        roles: impl FnOnce(&Tokenizer) -> Result<Roles, TokenizerError>,
+    ) -> Result<Tokenizer, TokenizerError> {
+        let vocab_size = hf::vocab_size(source, &description)?;
+        let (ids, special) = (hf::ids(&description), hf::special_tokens(&description));
+        let invalid = |reason: String| TokenizerError::Invalid { what: source.into(), reason };
+        tokenizers::canonicalize_value(&mut description).map_err(|e| invalid(e.to_string()))?;
+        let text = description.to_string();
+        let pipeline = tokenizers::from_json(&text).map_err(|e| invalid(e.to_string()))?;
+        let mut tokenizer = Tokenizer {
+            pipeline,
+            vocab_size,
+            ids,
+            special,
+            bos: None,
+            eos: Vec::new(),
+            add_bos: false,
+            chat_template: None,
+        };
+        let Roles { bos, mut eos, add_bos, chat_template } = roles(&tokenizer)?;
+        let turns = END_OF_TURN.iter().filter_map(|name| tokenizer.token_to_id(name));
+        eos.extend(turns.filter(|id| tokenizer.is_special(*id)));
+        eos.sort_unstable();
+        eos.dedup();
+        let name = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id)).unwrap_or_default();
+        let (bos_token, eos_token) = (name(bos), name(eos.first().copied()));
+        tokenizer.chat_template =
+            chat_template.map(|source| ChatTemplate::new(&source, &bos_token, &eos_token)).transpose()?;
+        (tokenizer.bos, tokenizer.eos, tokenizer.add_bos) = (bos, eos, add_bos);
+        Ok(tokenizer)
+    }
+
+    /// The tokens of `text`. Names of special tokens in it become those tokens. `add_special` puts in front what the
+    /// model wants there (BOS, and never twice).
+    ///
+    /// # Errors
+    /// If the text holds something that the vocabulary cannot express.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TokenizerError> {
+        let options = EncodeOptions {
+            add_special_tokens: add_special,
+            encode_special_tokens: false,
+            padding: Override::Off,
+            truncation: Override::Off,
+        };
+        let mut tokens = Vec::new();
+        self.pipeline
+            .encode_into(text, &options, &mut tokens)
+            .map_err(|e| TokenizerError::Encode { reason: e.to_string() })?;
+        let mut ids: Vec<u32> = tokens.iter().map(|token| token.id()).collect();
+        if let Some(bos) = self.bos.filter(|_| add_special) {
+            if self.add_bos && ids.first() != Some(&bos) {
+                ids.insert(0, bos);
+            }
+            if ids.starts_with(&[bos, bos]) {
+                ids.remove(0);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The text of `ids`; bytes that are no UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// If the decoder of the vocabulary fails.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
+        self.pipeline.decode(ids, skip_special).map_err(|e| TokenizerError::Decode { reason: e.to_string() })
+    }
+
+    /// Number of tokens, special ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The id of a token by its name in the vocabulary.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.ids.get(token).copied()
+    }
+
+    /// The name of a token in the vocabulary.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.pipeline.decode_tokens(&[id], false).pop()
+    }
+
+    /// The token in front of a text.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The tokens that end a text or an answer, in order.
+    pub fn eos(&self) -> &[u32] {
+        &self.eos
+    }
+
+    /// Whether a token is a special one, which text does not contain.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special.contains(&id)
+    }
+
+    /// The chat template.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat_template.as_ref()
+    }
+
+    /// The tokens of a conversation, rendered by the chat template; `add_generation_prompt` opens the next answer.
+    ///
+    /// # Errors
+    /// If there is no template, it fails, or the text cannot be encoded.
+    pub fn encode_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<u32>, TokenizerError> {
+        let template = self.chat_template.as_ref().ok_or(TokenizerError::NoChatTemplate)?;
+        let text = template.render(messages, add_generation_prompt)?;
+        // Templates write BOS themselves where they want it; `encode` adds it where they do not.
+        self.encode(&text, true)
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocab_size)
+            .field("bos", &self.bos)
+            .field("eos", &self.eos)
+            .finish_non_exhaustive()
+    }
+}
