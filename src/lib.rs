@@ -11,7 +11,7 @@
 //! # Ok::<(), sterna::Error>(())
 //! ```
 //!
-//! Data flows one way: [`format`] opens a checkpoint, [`model`] lays out its [`graph`], a [`backend`] turns layers into
+//! Data flows one way: [`mod@format`] opens a checkpoint, [`model`] lays out its [`graph`], a [`backend`] turns layers into
 //! stages, the [`engine`] runs sequences through them. `docs/architecture.md` tells the whole.
 
 pub mod backend;

@@ -184,7 +184,10 @@ fn headers_that_make_no_sense_are_explained() {
     assert_names(&gguf(b"blk.1.attn_q.weight", b"blk.1.attn_x.weight"), &["blk.1.attn_q.weight"]);
     assert_names(&gguf(b"blk.0.attn_norm.weight", b"blk.0.attn_n\xff\xfem.weight"), &["UTF-8"]);
     assert_names(
-        &gguf(b"bitnet-b1.58.attention.head_count\x04\0\0\0\x04\0\0\0", b"bitnet-b1.58.attention.head_count\x04\0\0\0\0\0\0\0"),
+        &gguf(
+            b"bitnet-b1.58.attention.head_count\x04\0\0\0\x04\0\0\0",
+            b"bitnet-b1.58.attention.head_count\x04\0\0\0\0\0\0\0",
+        ),
         &["attention.head_count", "from 1"],
     );
     assert_names(
@@ -193,9 +196,12 @@ fn headers_that_make_no_sense_are_explained() {
     );
 
     let config = |from: &str, to: &str| replaced("bitnet_a", "config.json", from.as_bytes(), to.as_bytes());
-    assert_names(&config("\"hidden_size\": 256", "\"hidden_size\": 128"), &["hidden", "128"]);
+    assert_names(&config("\"hidden_size\": 256", "\"hidden_size\": 128"), &["model.embed_tokens.weight", "[512, 128]"]);
     assert_names(&config("\"hidden_size\": 256", "\"hidden_size\": -1"), &["hidden_size is -1"]);
-    assert_names(&config("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3"), &["num_key_value_heads is 3", "divisor"]);
+    assert_names(
+        &config("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3"),
+        &["num_key_value_heads is 3", "divisor"],
+    );
     assert_names(&config("\"relu2\"", "\"gelu_\""), &["hidden_act", "gelu_"]);
     assert_names(&config("BitNetForCausalLM", "GPTBigCodeForCausalLM"), &["GPTBigCodeForCausalLM"]);
     assert_names(&config("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 2"), &["model.layers.2", "not part of"]);

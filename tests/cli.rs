@@ -59,7 +59,8 @@ fn run_obeys_stop_strings_and_the_context() {
     assert_eq!(stopped["finish_reason"], "stop");
     assert_eq!(stopped["text"].as_str().unwrap(), &text[..text.find(word).unwrap()]);
 
-    let short = json(sterna().args(["run", "Once upon a time", "--ctx", "12", "--temp", "0", "--json", "--ignore-eos"]));
+    let short =
+        json(sterna().args(["run", "Once upon a time", "--ctx", "12", "--temp", "0", "--json", "--ignore-eos"]));
     assert_eq!(short["finish_reason"], "context");
     let tokens = short["tokens"].as_array().unwrap().len() + short["prompt_tokens"].as_array().unwrap().len();
     assert_eq!(tokens, 13, "the last token needs no room");

@@ -70,8 +70,7 @@ fn greedy_text_is_that_of_transformers() {
         }
         let options = GenerateOptions { max_tokens: Some(want.len()), ignore_eos: true, ..GenerateOptions::default() };
         let mut session = model.session();
-        let text: String =
-            session.generate_tokens(prompt, options).unwrap().map(|token| token.unwrap().text).collect();
+        let text: String = session.generate_tokens(prompt, options).unwrap().map(|token| token.unwrap().text).collect();
         let shared = text.chars().zip(case["text"].as_str().unwrap().chars()).take_while(|(a, b)| a == b).count();
         println!("{:?}: {shared} characters equal, ours: {text}", case["prompt"]);
     }

@@ -45,7 +45,8 @@ fn isa_threads_and_chunks_do_not_change_a_bit() {
             }
             for options in variants {
                 let got = logits(&open(name, &options));
-                let what = format!("{name} {kv:?} {:?} threads {:?} chunk {}", options.isa, options.threads, options.chunk);
+                let what =
+                    format!("{name} {kv:?} {:?} threads {:?} chunk {}", options.isa, options.threads, options.chunk);
                 assert!(got == reference, "{what} differs from the scalar kernels");
             }
         }

@@ -24,8 +24,6 @@ pub struct KvOptions {
     pub kind: KvType,
     /// Pages in each layer, [`sterna_cpu::kv::PAGE_LEN`] positions each.
     pub pages: usize,
-    /// Positions that one sequence may reach.
-    pub context: usize,
 }
 
 /// Told of progress while weights are packed; called from the loading thread.

@@ -161,7 +161,9 @@ impl Chat {
             let first = usize::from(self.system.is_some());
             if tokens.len() <= room || self.messages.len() <= first + 1 {
                 if forgotten > 0 {
-                    eprintln!("[the context of {context} tokens is full: the {forgotten} oldest messages are forgotten]");
+                    eprintln!(
+                        "[the context of {context} tokens is full: the {forgotten} oldest messages are forgotten]"
+                    );
                 }
                 return Ok(tokens);
             }
@@ -205,7 +207,8 @@ impl Input {
     fn new() -> anyhow::Result<Input> {
         let config = Config::builder().auto_add_history(false).max_history_size(1000)?.build();
         let mut editor = Editor::with_config(config).context("cannot open the terminal")?;
-        let history = directories::ProjectDirs::from("", "", "sterna").map(|dirs| dirs.data_local_dir().join("chat_history"));
+        let history =
+            directories::ProjectDirs::from("", "", "sterna").map(|dirs| dirs.data_local_dir().join("chat_history"));
         if let Some(file) = history.as_deref().filter(|file| file.exists())
             && let Err(error) = editor.load_history(file)
         {

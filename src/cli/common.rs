@@ -109,7 +109,7 @@ impl Drop for PackingBar {
 #[command(next_help_heading = "Sampling")]
 pub(super) struct SamplingArgs {
     /// Randomness: 0 always takes the most probable token [default: as the model recommends]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temp: Option<f32>,
 
     /// Only the K most probable tokens; 0 for all
@@ -117,15 +117,15 @@ pub(super) struct SamplingArgs {
     top_k: Option<usize>,
 
     /// Only the most probable tokens that reach P together; 1 for all
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
 
     /// Only tokens at least P times as probable as the best; 0 for all
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
 
     /// Make recent tokens less likely; 1 for not
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
     repeat_penalty: Option<f32>,
 
     /// How many recent tokens the penalty looks at

@@ -1,5 +1,6 @@
 //! `sterna inspect`: what a checkpoint holds, without loading it.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -44,7 +45,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
 
 fn format_name(checkpoint: &Checkpoint) -> &'static str {
     match checkpoint.description() {
-        Description::Gguf(_) => "GGUF",
+        Description::Gguf { .. } => "GGUF",
         Description::HuggingFace { .. } => "Hugging Face safetensors",
     }
 }
@@ -172,7 +173,7 @@ fn as_text(checkpoint: &Checkpoint, graph: &anyhow::Result<Graph>, all_tensors: 
         Err(error) => row("does not run", format!("{error:#}")),
     }
     row("tensors", checkpoint.tensors().count().to_string());
-    let mut types: Vec<(&str, usize, u64)> = Vec::new();
+    let mut types: Vec<(Cow<'_, str>, usize, u64)> = Vec::new();
     for tensor in checkpoint.tensors() {
         let name = tensor.dtype.name();
         match types.iter_mut().find(|(known, ..)| *known == name) {

@@ -70,10 +70,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let view = |dtype, shape, data| TensorView::new(dtype, shape, data);
     let mut tensors = vec![
         ("tokens".to_owned(), view(Dtype::I64, vec![count], bytemuck::cast_slice(&ids))?),
-        (
-            "logits".to_owned(),
-            view(Dtype::F32, vec![count, model.config().vocab_size], bytemuck::cast_slice(&logits))?,
-        ),
+        ("logits".to_owned(), view(Dtype::F32, vec![count, model.config().vocab_size], bytemuck::cast_slice(&logits))?),
     ];
     for (name, tap) in args.hidden.iter().zip(taps) {
         let layer = tap.map_or(0, |block| block + 1);

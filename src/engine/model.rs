@@ -113,9 +113,8 @@ impl Model {
             placement = placement.cut_after(layer);
         }
         let packed = (0..graph.blocks().len()).map(|block| graph.block_bytes(block)).sum();
-        let kv = KvOptions { kind: options.kv, pages, context };
-        let executor =
-            Executor::build(&graph, &placement, &[backend as Arc<dyn Backend>], kv, &progress(packed))?;
+        let kv = KvOptions { kind: options.kv, pages };
+        let executor = Executor::build(&graph, &placement, &[backend as Arc<dyn Backend>], kv, &progress(packed))?;
         let engine = Engine::new(executor, config.vocab_size, pages, context, options.chunk);
         Ok(Model {
             shared: Arc::new(Shared {
@@ -154,7 +153,7 @@ impl Model {
         self.shared.tokenizer.as_ref().ok_or_else(|| Error::NoTokenizer {
             file: self.shared.graph.checkpoint().path().display().to_string(),
             looked_for: match self.shared.graph.checkpoint().description() {
-                Description::Gguf(_) => "the metadata key tokenizer.ggml.model",
+                Description::Gguf { .. } => "the metadata key tokenizer.ggml.model",
                 Description::HuggingFace { .. } => "tokenizer.json",
             },
         })
@@ -315,10 +314,10 @@ impl Drop for Session {
 /// The tokenizer of a checkpoint, if it has one.
 fn load_tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, Error> {
     match checkpoint.description() {
-        Description::Gguf(metadata) if metadata.get("tokenizer.ggml.model").is_some() => {
+        Description::Gguf { metadata, .. } if metadata.get("tokenizer.ggml.model").is_some() => {
             Ok(Some(Tokenizer::from_gguf(metadata)?))
         }
-        Description::Gguf(_) => Ok(None),
+        Description::Gguf { .. } => Ok(None),
         Description::HuggingFace { .. } => {
             let Some(json) = checkpoint.file("tokenizer.json")? else { return Ok(None) };
             let file = |name| checkpoint.file(name);
@@ -357,4 +356,3 @@ fn default_sampling(checkpoint: &Checkpoint) -> Result<Sampling, Error> {
     sampling.validate()?;
     Ok(sampling)
 }
-

@@ -156,9 +156,10 @@ impl Graph {
             // Scales belong to the tensor whose name they extend; the others repeat what the configuration says or,
             // for a tied head, what the embedding holds.
             let companion = [name.strip_suffix("_scale"), name.strip_suffix(".scale")];
-            let is_scale = companion.into_iter().flatten().any(|stem| {
-                known.contains(stem) || self.checkpoint.tensor(&format!("{stem}.weight")).is_some()
-            });
+            let is_scale = companion
+                .into_iter()
+                .flatten()
+                .any(|stem| known.contains(stem) || self.checkpoint.tensor(&format!("{stem}.weight")).is_some());
             let is_derived = name.ends_with("rotary_emb.inv_freq")
                 || *name == "rope_freqs.weight"
                 || (self.is_tied() && *name == "lm_head.weight");

@@ -78,7 +78,7 @@ impl ModelConfig {
 /// The architecture as the checkpoint names it.
 pub(super) fn architecture_name(checkpoint: &Checkpoint) -> Result<String, ModelError> {
     let (key, name) = match checkpoint.description() {
-        Description::Gguf(metadata) => {
+        Description::Gguf { metadata, .. } => {
             if let Some(key) = metadata.entries.keys().find(|key| key.starts_with("prism.hadamard.")) {
                 return Err(ModelError::BadValue {
                     file: checkpoint.path().into(),
@@ -205,7 +205,7 @@ pub(super) fn read(
     gate: Gate,
 ) -> Result<ModelConfig, ModelError> {
     let keys = match checkpoint.description() {
-        Description::Gguf(metadata) => Keys::Gguf { metadata, architecture },
+        Description::Gguf { metadata, .. } => Keys::Gguf { metadata, architecture },
         Description::HuggingFace { config } => Keys::HuggingFace(config),
     };
     let r = Reader { file: checkpoint.path(), keys };

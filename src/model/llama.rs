@@ -12,7 +12,7 @@ use crate::graph::{AttentionSpec, BlockSpec, FfnSpec, Graph, GraphParts, LinearS
 
 pub(super) fn build(checkpoint: Arc<Checkpoint>, architecture: &str) -> Result<Graph, ModelError> {
     let names = match checkpoint.description() {
-        Description::Gguf(_) => Names::Gguf,
+        Description::Gguf { .. } => Names::Gguf,
         Description::HuggingFace { config } => {
             let method = config["quantization_config"]["quant_method"].as_str();
             if method != Some("bitnet") {

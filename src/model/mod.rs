@@ -24,11 +24,11 @@ use std::sync::Arc;
 pub fn build_graph(checkpoint: Arc<Checkpoint>) -> Result<Graph, ModelError> {
     let name = config::architecture_name(&checkpoint)?;
     let graph = match (checkpoint.description(), name.as_str()) {
-        (Description::Gguf(_), "bitnet" | "bitnet-b1.58" | "bitnet-25") => bitnet::build(checkpoint, &name)?,
+        (Description::Gguf { .. }, "bitnet" | "bitnet-b1.58" | "bitnet-25") => bitnet::build(checkpoint, &name)?,
         (Description::HuggingFace { .. }, "BitNetForCausalLM" | "BitnetForCausalLM") => {
             bitnet::build(checkpoint, &name)?
         }
-        (Description::Gguf(_), "llama") | (Description::HuggingFace { .. }, "LlamaForCausalLM") => {
+        (Description::Gguf { .. }, "llama") | (Description::HuggingFace { .. }, "LlamaForCausalLM") => {
             llama::build(checkpoint, &name)?
         }
         _ => return Err(ModelError::UnknownArchitecture { file: checkpoint.path().into(), name }),

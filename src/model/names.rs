@@ -48,7 +48,7 @@ impl Names {
     pub(super) fn head_of(self, checkpoint: &Checkpoint) -> &'static str {
         match checkpoint.description() {
             // In GGUF the absence of the tensor is what says "tied".
-            Description::Gguf(_) if checkpoint.tensor("output.weight").is_some() => "output.weight",
+            Description::Gguf { .. } if checkpoint.tensor("output.weight").is_some() => "output.weight",
             Description::HuggingFace { config } if config["tie_word_embeddings"] != true => "lm_head.weight",
             _ => self.embed(),
         }

@@ -1,11 +1,10 @@
 //! One transformer block on the CPU.
 
-use sterna_cpu::activation::gated;
+use sterna_cpu::activation::{Gate as GateFunction, gated};
 use sterna_cpu::attention::{AttentionQuery, AttentionScratch, attention};
 use sterna_cpu::kv::{KvLayer, PAGE_LEN};
-use sterna_cpu::norm::rms_norm;
-use sterna_cpu::rope::RopeTable;
-use sterna_cpu::{Activations, AlignedBuf, Kernels, LinearJob, LinearScratch, Pool, linear};
+use sterna_cpu::rope::RopeRows;
+use sterna_cpu::{Activations, AlignedBuf, Kernels, LinearJob, Pool, for_each_row, linear};
 
 use crate::backend::{BackendError, LinearEvent, Observer};
 use crate::graph::{BlockSpec, Graph, Linear};
@@ -31,7 +30,6 @@ pub(super) struct CpuBlock {
 /// Buffers that all blocks of a stage share; grown to the largest batch seen, never in a decode step.
 #[derive(Default)]
 pub(super) struct Scratch {
-    normed: AlignedBuf<f32>,
     acts: Activations,
     q: AlignedBuf<f32>,
     k: AlignedBuf<f32>,
@@ -39,7 +37,6 @@ pub(super) struct Scratch {
     attn: AlignedBuf<f32>,
     gate: AlignedBuf<f32>,
     up: AlignedBuf<f32>,
-    linear: LinearScratch,
     attention: AttentionScratch,
 }
 
@@ -48,26 +45,18 @@ pub(super) struct BlockContext<'a> {
     pub(super) kernels: &'static Kernels,
     pub(super) pool: &'a Pool,
     pub(super) config: &'a ModelConfig,
-    pub(super) rope: &'a RopeTable,
+    /// Rotations of the tokens' positions.
+    pub(super) rope: &'a RopeRows,
     /// Page table and position of each token.
     pub(super) queries: &'a [AttentionQuery<'a>],
     pub(super) observer: Option<&'a mut (dyn Observer + 'static)>,
 }
 
 impl BlockContext<'_> {
-    /// Products of one quantized input, in one parallel region. `add`: onto what `outputs` hold.
-    fn linears(
-        &self,
-        acts: &Activations,
-        scratch: &mut LinearScratch,
-        jobs: &mut [(&Linear, &mut [f32])],
-        add: bool,
-    ) {
-        let mut jobs: Vec<LinearJob<'_>> = jobs
-            .iter_mut()
-            .map(|(linear, out)| LinearJob { weight: &linear.weight, scale: linear.scale, out, add })
-            .collect();
-        linear(self.pool, self.kernels, acts, scratch, &mut jobs);
+    /// Products of one quantized input, in one parallel region. `add`: onto what the outputs hold.
+    fn linears<const N: usize>(&self, acts: &Activations, jobs: [(&Linear, &mut [f32]); N], add: bool) {
+        let mut jobs = jobs.map(|(linear, out)| LinearJob { weight: &linear.weight, scale: linear.scale, out, add });
+        linear(self.pool, self.kernels, acts, &mut jobs);
     }
 
     fn report(&mut self, block: usize, input: &Activations, outputs: &[(&'static str, &[f32])]) {
@@ -77,21 +66,10 @@ impl BlockContext<'_> {
     }
 
     /// Normalises each row of `x` (if there is a norm) and quantizes it.
-    fn quantize(&self, x: &[f32], norm: Option<&[f32]>, normed: &mut AlignedBuf<f32>, acts: &mut Activations) {
-        let tokens = self.queries.len();
-        let cols = x.len() / tokens;
-        acts.resize(tokens, cols);
-        normed.resize(cols);
-        for (token, row) in x.chunks_exact(cols).enumerate() {
-            let row = match norm {
-                Some(weight) => {
-                    rms_norm(self.kernels.isa(), row, weight, self.config.rms_norm_eps, normed);
-                    &normed[..]
-                }
-                None => row,
-            };
-            acts.quantize(self.kernels.isa(), token, row);
-        }
+    fn quantize(&self, x: &[f32], norm: Option<&[f32]>, acts: &mut Activations) {
+        let cols = x.len() / self.queries.len();
+        let norm = norm.map(|weight| (weight, self.config.rms_norm_eps));
+        acts.quantize(self.pool, self.kernels.isa(), x, cols, norm);
     }
 }
 
@@ -130,7 +108,7 @@ impl CpuBlock {
     }
 
     fn attention_half(&mut self, context: &mut BlockContext<'_>, scratch: &mut Scratch, hidden: &mut [f32]) {
-        let Scratch { normed, acts, q, k, v, attn, linear, attention: attention_scratch, .. } = scratch;
+        let Scratch { acts, q, k, v, attn, attention: attention_scratch, .. } = scratch;
         let (config, isa) = (context.config, context.kernels.isa());
         let (tokens, q_size, kv_size) = (context.queries.len(), config.q_size(), config.kv_size());
         q.resize(tokens * q_size);
@@ -138,53 +116,45 @@ impl CpuBlock {
         v.resize(tokens * kv_size);
         attn.resize(tokens * q_size);
 
-        context.quantize(hidden, Some(&self.attn_norm), normed, acts);
-        context.linears(acts, linear, &mut [(&self.q, q), (&self.k, k), (&self.v, v)], false);
+        context.quantize(hidden, Some(&self.attn_norm), acts);
+        context.linears(acts, [(&self.q, q), (&self.k, k), (&self.v, v)], false);
         context.report(self.index, acts, &[("q_proj", q), ("k_proj", k), ("v_proj", v)]);
 
+        for_each_row(context.pool, q, q_size, &|token, q| context.rope.apply(isa, token, q));
         for (token, query) in context.queries.iter().enumerate() {
-            let position = query.position;
             let (k, v) = (&mut k[token * kv_size..][..kv_size], &v[token * kv_size..][..kv_size]);
-            context.rope.apply(isa, &mut q[token * q_size..][..q_size], position);
-            context.rope.apply(isa, k, position);
-            self.cache.store(query.pages[position / PAGE_LEN], position % PAGE_LEN, k, v);
+            context.rope.apply(isa, token, k);
+            let (page, slot) = (query.pages[query.position / PAGE_LEN], query.position % PAGE_LEN);
+            self.cache.store(isa, page, slot, k, v);
         }
-        let scale = 1.0 / (config.head_dim as f32).sqrt();
-        attention(
-            context.pool,
-            isa,
-            q,
-            &self.cache,
-            context.queries,
-            config.num_heads,
-            scale,
-            attention_scratch,
-            attn,
-        );
+        let (heads, scale) = (config.num_heads, 1.0 / (config.head_dim as f32).sqrt());
+        attention(context.pool, isa, q, &self.cache, context.queries, heads, scale, attention_scratch, attn);
 
-        context.quantize(attn, self.attn_sub_norm.as_deref(), normed, acts);
-        context.linears(acts, linear, &mut [(&self.o, hidden)], true);
+        context.quantize(attn, self.attn_sub_norm.as_deref(), acts);
+        context.linears(acts, [(&self.o, hidden)], true);
         context.report(self.index, acts, &[("o_proj", hidden)]);
     }
 
     fn ffn_half(&self, context: &mut BlockContext<'_>, scratch: &mut Scratch, hidden: &mut [f32]) {
-        let Scratch { normed, acts, gate, up, linear, .. } = scratch;
-        let size = context.queries.len() * context.config.intermediate_size;
-        gate.resize(size);
-        up.resize(size);
+        let Scratch { acts, gate, up, .. } = scratch;
+        let (isa, width) = (context.kernels.isa(), context.config.intermediate_size);
+        gate.resize(context.queries.len() * width);
+        up.resize(context.queries.len() * width);
 
-        context.quantize(hidden, Some(&self.ffn_norm), normed, acts);
-        context.linears(acts, linear, &mut [(&self.gate, gate), (&self.up, up)], false);
+        context.quantize(hidden, Some(&self.ffn_norm), acts);
+        context.linears(acts, [(&self.gate, gate), (&self.up, up)], false);
         context.report(self.index, acts, &[("gate_proj", gate), ("up_proj", up)]);
 
         let function = match context.config.gate {
-            Gate::Relu2 => sterna_cpu::activation::Gate::Relu2,
-            Gate::Silu => sterna_cpu::activation::Gate::Silu,
+            Gate::Relu2 => GateFunction::Relu2,
+            Gate::Silu => GateFunction::Silu,
         };
-        gated(context.kernels.isa(), function, gate, up);
+        for_each_row(context.pool, gate, width, &|token, gate| {
+            gated(isa, function, gate, &up[token * width..][..width]);
+        });
 
-        context.quantize(gate, self.ffn_sub_norm.as_deref(), normed, acts);
-        context.linears(acts, linear, &mut [(&self.down, hidden)], true);
+        context.quantize(gate, self.ffn_sub_norm.as_deref(), acts);
+        context.linears(acts, [(&self.down, hidden)], true);
         context.report(self.index, acts, &[("down_proj", hidden)]);
     }
 

@@ -4,14 +4,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use sterna_cpu::attention::AttentionQuery;
-use sterna_cpu::dense::{self, DenseMatrix};
-use sterna_cpu::kv::{KvLayer, PAGE_LEN};
+use sterna_cpu::dense;
+use sterna_cpu::kv::KvLayer;
 use sterna_cpu::norm::rms_norm;
-use sterna_cpu::rope::RopeTable;
+use sterna_cpu::rope::{Rope, RopeRows};
 use sterna_cpu::{AlignedBuf, Kernels, Pool};
 
 use super::block::{BlockContext, CpuBlock, Scratch};
-use crate::backend::{Batch, BackendError, KvOptions, Observer, Progress, Stage, StageMemory};
+use crate::backend::{BackendError, Batch, KvOptions, Observer, Progress, Stage, StageMemory};
 use crate::format::DenseTensor;
 use crate::graph::{Graph, Layer};
 use crate::model::ModelConfig;
@@ -25,7 +25,8 @@ pub(super) struct CpuStage {
     embed: Option<DenseTensor>,
     blocks: Vec<CpuBlock>,
     head: Option<Head>,
-    rope: RopeTable,
+    rope: Rope,
+    rope_rows: RopeRows,
     scratch: Scratch,
     observer: Option<Box<dyn Observer>>,
 }
@@ -35,6 +36,7 @@ struct Head {
     norm: Vec<f32>,
     weight: DenseTensor,
     normed: AlignedBuf<f32>,
+    scratch: AlignedBuf<f32>,
 }
 
 impl CpuStage {
@@ -61,11 +63,12 @@ impl CpuStage {
                         norm: graph.final_norm()?,
                         weight: graph.head()?,
                         normed: AlignedBuf::default(),
+                        scratch: AlignedBuf::default(),
                     });
                 }
             }
         }
-        let rope = RopeTable::new(config.head_dim, config.rope_theta, kv.context, &config.rope_scaling);
+        let rope = Rope::new(config.head_dim, config.rope_theta, &config.rope_scaling);
         Ok(CpuStage {
             kernels,
             pool,
@@ -75,6 +78,7 @@ impl CpuStage {
             blocks,
             head,
             rope,
+            rope_rows: RopeRows::default(),
             scratch: Scratch::default(),
             observer: None,
         })
@@ -109,11 +113,12 @@ impl Stage for CpuStage {
             .flat_map(|s| (s.position..s.position + s.tokens.len()).map(|position| (s.pages, position)))
             .map(|(pages, position)| AttentionQuery { pages, position })
             .collect();
+        self.rope.rows(queries.iter().map(|query| query.position), &mut self.rope_rows);
         let mut context = BlockContext {
             kernels: self.kernels,
             pool: &self.pool,
             config: &self.config,
-            rope: &self.rope,
+            rope: &self.rope_rows,
             queries: &queries,
             observer: self.observer.as_deref_mut(),
         };
@@ -163,13 +168,6 @@ impl Head {
             rms_norm(kernels.isa(), source, &self.norm, config.rms_norm_eps, normed);
         }
         logits.resize(rows * config.vocab_size);
-        let matrix =
-            DenseMatrix { ty: self.weight.ty, rows: config.vocab_size, cols: width, bytes: &self.weight.data };
-        dense::logits(pool, kernels.isa(), matrix, &self.normed, logits);
+        dense::logits(pool, kernels.isa(), self.weight.matrix(), &self.normed, &mut self.scratch, logits);
     }
-}
-
-/// Pages that `positions` positions need.
-pub(crate) fn pages_for(positions: usize) -> usize {
-    positions.div_ceil(PAGE_LEN)
 }
