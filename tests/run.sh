@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-if [ -f tests/data/external/llama3/tokenizer.json ] && [ -f tests/data/external/llama2/tokenizer.json ]; then
+if [ -f tests/data/external/llama3/tokenizer.json ] && [ -f tests/data/external/sentencepiece/tokenizer.json ]; then
     export STERNA_REQUIRE_EXTERNAL=1
 elif ! command -v npm >/dev/null; then
     echo "note: npm is not installed (Debian: apt-get install npm); the tests of the LLaMA tokenizers are skipped" >&2

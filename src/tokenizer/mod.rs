@@ -117,17 +117,7 @@ impl Tokenizer {
     /// # Errors
     /// If the text holds something that the vocabulary cannot express.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TokenizerError> {
-        let options = EncodeOptions {
-            add_special_tokens: add_special,
-            encode_special_tokens: false,
-            padding: Override::Off,
-            truncation: Override::Off,
-        };
-        let mut tokens = Vec::new();
-        self.pipeline
-            .encode_into(text, &options, &mut tokens)
-            .map_err(|e| TokenizerError::Encode { reason: e.to_string() })?;
-        let mut ids: Vec<u32> = tokens.iter().map(|token| token.id()).collect();
+        let mut ids = self.encode_with(text, add_special, false)?;
         if let Some(bos) = self.bos.filter(|_| add_special) {
             if self.add_bos && ids.first() != Some(&bos) {
                 ids.insert(0, bos);
@@ -137,6 +127,33 @@ impl Tokenizer {
             }
         }
         Ok(ids)
+    }
+
+    /// The tokens of `text` as mere text: names of special tokens in it have no power.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_ordinary(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_with(text, false, true)
+    }
+
+    fn encode_with(
+        &self,
+        text: &str,
+        add_special_tokens: bool,
+        encode_special_tokens: bool,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        let options = EncodeOptions {
+            add_special_tokens,
+            encode_special_tokens,
+            padding: Override::Off,
+            truncation: Override::Off,
+        };
+        let mut tokens = Vec::new();
+        self.pipeline
+            .encode_into(text, &options, &mut tokens)
+            .map_err(|e| TokenizerError::Encode { reason: e.to_string() })?;
+        Ok(tokens.iter().map(|token| token.id()).collect())
     }
 
     /// The text of `ids`; bytes that are no UTF-8 become U+FFFD.
