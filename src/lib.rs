@@ -20,6 +20,7 @@ pub mod engine;
 pub mod format;
 pub mod graph;
 pub mod model;
+pub mod synth;
 pub mod tokenizer;
 
 pub use engine::{

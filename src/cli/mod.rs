@@ -6,6 +6,7 @@ mod completions;
 mod inspect;
 mod logits;
 mod run;
+mod synth;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Write logits (and hidden states) of a text to a safetensors file, to check against other software
     Logits(logits::Args),
+    /// Write a random model of a given shape, for benchmarks
+    Synth(synth::Args),
     /// Print the completion script of a shell
     Completions(completions::Args),
 }
@@ -63,6 +66,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Chat(args) => chat::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Logits(args) => logits::run(args),
+        Command::Synth(args) => synth::run(args),
         Command::Completions(args) => completions::run(args),
     };
     match result {

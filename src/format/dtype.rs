@@ -118,6 +118,11 @@ impl DType {
         }
     }
 
+    /// The GGUF type number, for the types that can be written.
+    pub(super) fn gguf_id(self) -> Option<u32> {
+        (0..64).find(|&id| DType::from_gguf(id) == self)
+    }
+
     /// The type of a safetensors type name, or `None` for a name that the format does not define.
     pub(super) fn from_safetensors(name: &str) -> Option<DType> {
         Some(match name {

@@ -226,7 +226,7 @@ impl FormatError {
     }
 
     /// A `Header` error.
-    pub(super) fn header(file: &Path, what: impl Display, reason: impl Display) -> FormatError {
+    pub(crate) fn header(file: &Path, what: impl Display, reason: impl Display) -> FormatError {
         FormatError::Header { file: file.to_path_buf(), what: what.to_string(), reason: reason.to_string() }
     }
 

@@ -3,7 +3,7 @@
 use half::f16;
 use safetensors::SafeTensors;
 use sterna::Isa;
-use sterna::format::{Checkpoint, FormatError, I2sLayout, OpenOptions};
+use sterna::format::{Checkpoint, Encoding, FormatError, I2sLayout, OpenOptions};
 use sterna_cpu::dense::dequantize_row;
 
 use crate::builders::{Gguf, f16_bytes, f32_bytes, folder, gguf_tensor, open_folder, open_gguf, safetensors_of};
@@ -102,6 +102,17 @@ fn packed_weights_need_their_scale_and_their_quantization_method() {
     assert!(error.to_string().contains("2 rows cannot be packed"), "{error}");
     let error = open_folder(DIVISOR, &model).unwrap().ternary("w.weight", 12, COLS).unwrap_err();
     assert!(error.to_string().contains("should have shape [3, 768] but has [2, 768]"), "{error}");
+}
+
+#[test]
+fn encoders_write_what_others_wrote() {
+    for (name, encoding) in [("tq1_0", Encoding::Tq1_0), ("tq2_0", Encoding::Tq2_0), ("i2_s", Encoding::I2S)] {
+        let vectors = vectors(name);
+        let mut bytes = Vec::new();
+        encoding.encode(&vectors.ternary, vectors.scale, &mut bytes);
+        encoding.finish(vectors.scale, &mut bytes);
+        assert_eq!(bytes, vectors.encoded, "{name}");
+    }
 }
 
 /// Encodes `ternary` as I2_S in another layout; `place` gives byte and shift of an element.

@@ -1,0 +1,84 @@
+//! `sterna synth`: a random model of a given shape.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use sterna::format::Encoding;
+use sterna::synth::{self, Shape};
+
+/// Arguments of `sterna synth`.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  sterna synth --shape 2b-4t random-2b.gguf
+  sterna synth --shape shape.json --encoding i2-s random.gguf
+
+A shape file is a JSON object with architecture (bitnet-b1.58, bitnet or llama), hidden_size, intermediate_size,
+num_hidden_layers, num_attention_heads, num_key_value_heads, vocab_size and, if wanted, tie_word_embeddings,
+max_position_embeddings, rope_theta.")]
+pub(super) struct Args {
+    /// The GGUF file to write
+    out: PathBuf,
+
+    /// 0.7b, 2b-4t, 3b, 8b, 30b, 70b, 100b, or a JSON file
+    #[arg(long, default_value = "2b-4t")]
+    shape: String,
+
+    /// Another architecture than the shape's: bitnet-b1.58, bitnet or llama
+    #[arg(long, value_name = "NAME")]
+    architecture: Option<String>,
+
+    /// How the ternary weights are stored
+    #[arg(long, value_enum, default_value = "tq2-0")]
+    encoding: EncodingArg,
+
+    /// Seed of the random numbers: the same seed gives the same weights in every encoding
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+
+    /// Overwrite the file if it exists
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum EncodingArg {
+    #[value(name = "tq1-0", alias = "tq1_0")]
+    Tq1_0,
+    #[value(name = "tq2-0", alias = "tq2_0")]
+    Tq2_0,
+    #[value(name = "i2-s", alias = "i2_s")]
+    I2S,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<()> {
+    let mut shape = shape(&args.shape)?;
+    if let Some(architecture) = args.architecture {
+        shape.architecture = architecture;
+    }
+    let encoding = match args.encoding {
+        EncodingArg::Tq1_0 => Encoding::Tq1_0,
+        EncodingArg::Tq2_0 => Encoding::Tq2_0,
+        EncodingArg::I2S => Encoding::I2S,
+    };
+    if args.out.exists() && !args.force {
+        bail!("{} exists; use --force to overwrite it", args.out.display());
+    }
+    let style = ProgressStyle::with_template("{spinner} {bytes} ({bytes_per_sec})")?;
+    let bar = ProgressBar::new_spinner().with_style(style);
+    synth::write(&args.out, &shape, encoding, args.seed, args.force, &mut |bytes| bar.inc(bytes))?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// The shape of that name, or in that file.
+pub(super) fn shape(name: &str) -> anyhow::Result<Shape> {
+    if let Some(shape) = Shape::named(name) {
+        return Ok(shape);
+    }
+    let names = Shape::names().collect::<Vec<_>>().join(", ");
+    let text = std::fs::read_to_string(name)
+        .with_context(|| format!("{name:?} is neither a known shape ({names}) nor a file that can be read"))?;
+    serde_json::from_str(&text).with_context(|| format!("{name}: not the shape of a model"))
+}

@@ -1,0 +1,111 @@
+//! Ternary rows to the encodings of GGUF: the inverse of the decoders in `tq1_0`, `tq2_0` and `i2_s`.
+
+use half::f16;
+
+use super::dtype::{DType, I2S_TAIL};
+
+/// A ternary encoding that can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// 1.69 bits a weight, an f16 scale for each 256.
+    Tq1_0,
+    /// 2.06 bits a weight, an f16 scale for each 256.
+    Tq2_0,
+    /// 2 bits a weight, one f32 scale for the matrix (the layout of all published files).
+    I2S,
+}
+
+impl Encoding {
+    /// The type of a tensor in this encoding.
+    pub fn dtype(self) -> DType {
+        match self {
+            Encoding::Tq1_0 => DType::Tq1_0,
+            Encoding::Tq2_0 => DType::Tq2_0,
+            Encoding::I2S => DType::I2S,
+        }
+    }
+
+    /// Weights in a block: rows (of I2_S: whole matrices) must be multiples of it.
+    pub fn block_len(self) -> usize {
+        match self {
+            Encoding::Tq1_0 | Encoding::Tq2_0 => 256,
+            Encoding::I2S => 128,
+        }
+    }
+
+    /// Whether a matrix of `rows` × `cols` fits.
+    pub fn fits(self, rows: usize, cols: usize) -> bool {
+        match self {
+            Encoding::I2S => (rows * cols).is_multiple_of(self.block_len()),
+            _ => cols.is_multiple_of(self.block_len()),
+        }
+    }
+
+    /// Appends the bytes of `weights`, a part of a matrix in whole blocks, each -1, 0 or 1.
+    ///
+    /// # Panics
+    /// If they are not whole blocks.
+    pub fn encode(self, weights: &[i8], scale: f32, out: &mut Vec<u8>) {
+        assert!(weights.len().is_multiple_of(self.block_len()), "encode: whole blocks");
+        let scale = f16::from_f32(scale).to_le_bytes();
+        match self {
+            Encoding::Tq1_0 => {
+                for block in weights.as_chunks::<256>().0 {
+                    tq1_run::<32>(&block[..160], out);
+                    tq1_run::<16>(&block[160..240], out);
+                    tq1_run::<4>(&block[240..], out);
+                    out.extend(scale);
+                }
+            }
+            Encoding::Tq2_0 => {
+                for block in weights.as_chunks::<256>().0 {
+                    for half in block.as_chunks::<128>().0 {
+                        out.extend(fields(half, [0, 2, 4, 6]));
+                    }
+                    out.extend(scale);
+                }
+            }
+            Encoding::I2S => {
+                for block in weights.as_chunks::<128>().0 {
+                    out.extend(fields(block, [6, 4, 2, 0]));
+                }
+            }
+        }
+    }
+
+    /// Appends what a matrix ends with: the scale of I2_S.
+    pub fn finish(self, scale: f32, out: &mut Vec<u8>) {
+        if self == Encoding::I2S {
+            let end = out.len() + I2S_TAIL as usize;
+            out.extend(scale.to_le_bytes());
+            out.resize(end, 0);
+        }
+    }
+}
+
+/// Four runs of 32 weights in 32 bytes, each run at its shift.
+fn fields(weights: &[i8; 128], shifts: [u32; 4]) -> [u8; 32] {
+    let (runs, _) = weights.as_chunks::<32>();
+    let mut bytes = [0; 32];
+    for (run, shift) in runs.iter().zip(shifts) {
+        for (byte, weight) in bytes.iter_mut().zip(run) {
+            *byte |= ((weight + 1) as u8) << shift;
+        }
+    }
+    bytes
+}
+
+/// Up to five trits a byte (the missing ones are 0): trit `n` of byte `m` is weight `n · RUN + m`.
+fn tq1_run<const RUN: usize>(weights: &[i8], out: &mut Vec<u8>) {
+    let mut digits = [0u16; RUN];
+    let (runs, _) = weights.as_chunks::<RUN>();
+    for run in runs {
+        for (digits, weight) in digits.iter_mut().zip(run) {
+            *digits = *digits * 3 + (weight + 1) as u16;
+        }
+    }
+    for _ in runs.len()..5 {
+        digits.iter_mut().for_each(|digits| *digits *= 3);
+    }
+    out.extend(digits.map(|digits| (digits * 256).div_ceil(243) as u8));
+}

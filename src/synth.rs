@@ -1,0 +1,323 @@
+//! Random models of any shape, for benchmarks: the bytes and the arithmetic of a real model, not its words.
+//!
+//! A file is written as a stream, on all cores. The same shape and seed give the same weights in every encoding, so that
+//! programs that read different encodings can be compared on one model.
+
+use std::path::Path;
+
+use half::f16;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use rayon::prelude::*;
+use serde::Deserialize;
+
+use crate::format::{DType, Encoding, FormatError, GgufWriter, Metadata, TensorPlan, Value};
+
+/// The hyper-parameters of a model, in the names of Hugging Face's config.json.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// `bitnet-b1.58` (2B-4T: squared ReLU, sub-norms), `bitnet` (1bitLLM: SiLU, sub-norms) or `llama` (SwiGLU).
+    pub architecture: String,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward network.
+    pub intermediate_size: usize,
+    /// Blocks.
+    pub num_hidden_layers: usize,
+    /// Heads of queries.
+    pub num_attention_heads: usize,
+    /// Heads of keys and values.
+    pub num_key_value_heads: usize,
+    /// Tokens.
+    pub vocab_size: usize,
+    /// Whether the head is the embedding.
+    #[serde(default = "yes")]
+    pub tie_word_embeddings: bool,
+    /// Positions.
+    #[serde(default = "default_context")]
+    pub max_position_embeddings: usize,
+    /// Base of the rotary frequencies.
+    #[serde(default = "default_theta")]
+    pub rope_theta: f64,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_context() -> usize {
+    4096
+}
+
+fn default_theta() -> f64 {
+    500_000.0
+}
+
+/// Names of shapes, with: architecture, hidden, feed-forward, layers, heads, key-value heads, vocabulary, tied.
+/// 2b-4t, 0.7b, 3b and 8b are those of released models, the larger ones those of the bitnet.cpp report
+/// (<https://arxiv.org/abs/2410.16144>).
+type Preset = (&'static str, &'static str, usize, usize, usize, usize, usize, usize, bool);
+const PRESETS: [Preset; 7] = [
+    ("0.7b", "bitnet", 1536, 4096, 24, 16, 16, 32_002, true),
+    ("2b-4t", "bitnet-b1.58", 2560, 6912, 30, 20, 5, 128_256, true),
+    ("3b", "bitnet", 3200, 8640, 26, 32, 32, 32_002, true),
+    ("8b", "llama", 4096, 14_336, 32, 32, 8, 128_256, false),
+    ("30b", "bitnet", 6656, 16_384, 60, 52, 52, 32_002, true),
+    ("70b", "bitnet", 8192, 24_576, 80, 64, 64, 32_002, true),
+    ("100b", "bitnet", 8192, 45_568, 72, 64, 64, 32_002, true),
+];
+
+impl Shape {
+    /// The names that [`Shape::named`] knows.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        PRESETS.iter().map(|preset| preset.0)
+    }
+
+    /// The shape of a well-known model.
+    pub fn named(name: &str) -> Option<Shape> {
+        let &(_, architecture, hidden, ffn, layers, heads, kv_heads, vocab, tied) =
+            PRESETS.iter().find(|preset| preset.0.eq_ignore_ascii_case(name))?;
+        Some(Shape {
+            architecture: architecture.into(),
+            hidden_size: hidden,
+            intermediate_size: ffn,
+            num_hidden_layers: layers,
+            num_attention_heads: heads,
+            num_key_value_heads: kv_heads,
+            vocab_size: vocab,
+            tie_word_embeddings: tied,
+            max_position_embeddings: default_context(),
+            rope_theta: default_theta(),
+        })
+    }
+
+    /// Why this is no shape of a model, if it is none.
+    fn problem(&self) -> Option<String> {
+        let sizes = [
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("intermediate_size", self.intermediate_size, 1 << 20),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 12),
+            ("num_attention_heads", self.num_attention_heads, 1 << 12),
+            ("num_key_value_heads", self.num_key_value_heads, 1 << 12),
+            ("vocab_size", self.vocab_size, 1 << 20),
+            ("max_position_embeddings", self.max_position_embeddings, 1 << 24),
+        ];
+        if let Some((name, size, most)) = sizes.iter().find(|(_, size, most)| *size == 0 || size > most) {
+            return Some(format!("{name} is {size}, expected 1 to {most}"));
+        }
+        if !["bitnet-b1.58", "bitnet", "llama"].contains(&self.architecture.as_str()) {
+            return Some(format!("architecture is {:?}, expected bitnet-b1.58, bitnet or llama", self.architecture));
+        }
+        if !self.hidden_size.is_multiple_of(2 * self.num_attention_heads) {
+            return Some(format!("hidden_size {} gives no heads of even width", self.hidden_size));
+        }
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
+            return Some(format!("num_key_value_heads {} divides no heads", self.num_key_value_heads));
+        }
+        if self.vocab_size < BYTES + MERGES.len() + 2 {
+            return Some(format!("vocab_size is {}, expected {} at least", self.vocab_size, BYTES + MERGES.len() + 2));
+        }
+        None
+    }
+
+    /// The tensors in the order of the file, with what fills them.
+    fn tensors(&self, encoding: Encoding) -> Vec<(TensorPlan, Filling)> {
+        let (hidden, ffn) = (self.hidden_size, self.intermediate_size);
+        let kv = hidden / self.num_attention_heads * self.num_key_value_heads;
+        let sub_norms = self.architecture != "llama";
+        let norm = |name: String, len| (TensorPlan { name, dtype: DType::F32, shape: vec![len] }, Filling::Ones);
+        let dense = |name: &str| {
+            let plan = TensorPlan { name: name.into(), dtype: DType::F16, shape: vec![self.vocab_size, hidden] };
+            (plan, Filling::Normal)
+        };
+        let ternary = |name: String, rows, cols| {
+            (TensorPlan { name, dtype: encoding.dtype(), shape: vec![rows, cols] }, Filling::Ternary)
+        };
+        let mut tensors = vec![dense("token_embd.weight")];
+        for i in 0..self.num_hidden_layers {
+            let name = |part: &str| format!("blk.{i}.{part}.weight");
+            tensors.push(norm(name("attn_norm"), hidden));
+            tensors.push(ternary(name("attn_q"), hidden, hidden));
+            tensors.push(ternary(name("attn_k"), kv, hidden));
+            tensors.push(ternary(name("attn_v"), kv, hidden));
+            tensors.extend(sub_norms.then(|| norm(name("attn_sub_norm"), hidden)));
+            tensors.push(ternary(name("attn_output"), hidden, hidden));
+            tensors.push(norm(name("ffn_norm"), hidden));
+            tensors.push(ternary(name("ffn_gate"), ffn, hidden));
+            tensors.push(ternary(name("ffn_up"), ffn, hidden));
+            tensors.extend(sub_norms.then(|| norm(name("ffn_sub_norm"), ffn)));
+            tensors.push(ternary(name("ffn_down"), hidden, ffn));
+        }
+        tensors.push(norm("output_norm.weight".into(), hidden));
+        tensors.extend((!self.tie_word_embeddings).then(|| dense("output.weight")));
+        tensors
+    }
+
+    fn metadata(&self) -> Metadata {
+        let mut metadata = Metadata::default();
+        let mut set = |key: String, value| metadata.entries.insert(key, value);
+        set("general.architecture".into(), Value::String(self.architecture.clone()));
+        set("general.name".into(), Value::String("random weights".into()));
+        let arch = &self.architecture;
+        for (key, value) in [
+            ("block_count", self.num_hidden_layers),
+            ("context_length", self.max_position_embeddings),
+            ("embedding_length", self.hidden_size),
+            ("feed_forward_length", self.intermediate_size),
+            ("attention.head_count", self.num_attention_heads),
+            ("attention.head_count_kv", self.num_key_value_heads),
+            ("rope.dimension_count", self.hidden_size / self.num_attention_heads),
+            ("vocab_size", self.vocab_size),
+        ] {
+            set(format!("{arch}.{key}"), Value::U64(value as u64));
+        }
+        set(format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F64(1e-5));
+        set(format!("{arch}.rope.freq_base"), Value::F64(self.rope_theta));
+        let mut set = |key: &str, value| metadata.entries.insert(format!("tokenizer.ggml.{key}"), value);
+        let (tokens, types) = vocabulary(self.vocab_size);
+        set("model", Value::String("gpt2".into()));
+        set("pre", Value::String("llama-bpe".into()));
+        set("tokens", Value::Strings(tokens));
+        set("token_type", Value::Ints(types));
+        set("merges", Value::Strings(MERGES.iter().map(|(a, b)| format!("{a} {b}")).collect()));
+        set("bos_token_id", Value::U64(self.vocab_size as u64 - 2));
+        set("eos_token_id", Value::U64(self.vocab_size as u64 - 1));
+        metadata
+    }
+}
+
+/// What a tensor is filled with.
+#[derive(Clone, Copy)]
+enum Filling {
+    Ones,
+    /// Numbers of variance 1 / 50², about normal.
+    Normal,
+    /// -1, 0 and 1, a third each.
+    Ternary,
+}
+
+/// Tokens of single bytes.
+const BYTES: usize = 256;
+
+/// Some merges, since a vocabulary without any is no BPE.
+const MERGES: [(&str, &str); 4] = [("t", "h"), ("th", "e"), ("Ġ", "a"), ("i", "n")];
+
+/// The bytes in the alphabet of byte-level BPE, the merges, names without meaning, BOS and EOS; with their types.
+fn vocabulary(size: usize) -> (Vec<String>, Vec<i64>) {
+    const NORMAL: i64 = 1;
+    const CONTROL: i64 = 3;
+    // GPT-2's alphabet: printable bytes stand for themselves, the others are moved up behind U+0100.
+    let printable = |b: u32| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let mut moved = 0x100..;
+    let letters = (0..256).map(|b| if printable(b) { Some(b) } else { moved.next() });
+    let mut tokens: Vec<String> = letters.flatten().filter_map(char::from_u32).map(String::from).collect();
+    tokens.extend(MERGES.iter().map(|(a, b)| format!("{a}{b}")));
+    tokens.extend((tokens.len()..size - 2).map(|id| format!("<{id}>")));
+    tokens.extend(["<s>".into(), "</s>".into()]);
+    let types = (0..size).map(|id| if id < size - 2 { NORMAL } else { CONTROL }).collect();
+    (tokens, types)
+}
+
+/// Rows that one random stream fills; the unit of parallel work. A multiple of 64, so that they are whole blocks of I2_S.
+const CHUNK_ROWS: usize = 64;
+
+/// Chunks in memory at a time.
+const BATCH: usize = 32;
+
+/// Writes a random model of this shape as a GGUF file; `progress` is told of bytes as they are written.
+///
+/// # Errors
+/// If the shape makes no sense or does not fit the encoding, the file exists and `overwrite` is not set, or the disk
+/// fails.
+pub fn write(
+    path: &Path,
+    shape: &Shape,
+    encoding: Encoding,
+    seed: u64,
+    overwrite: bool,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), FormatError> {
+    if let Some(problem) = shape.problem() {
+        return Err(FormatError::header(path, "the shape", problem));
+    }
+    let tensors = shape.tensors(encoding);
+    let plans: Vec<TensorPlan> = tensors.iter().map(|(plan, _)| plan.clone()).collect();
+    let mut writer = GgufWriter::create(path, &shape.metadata(), &plans, overwrite)?;
+    for (index, (plan, filling)) in tensors.iter().enumerate() {
+        let (rows, cols) = match plan.shape[..] {
+            [rows, cols] => (rows, cols),
+            _ => (1, plan.shape.iter().product()),
+        };
+        if matches!(filling, Filling::Ternary) && !encoding.fits(rows, cols) {
+            let reason = format!("a matrix of {rows} x {cols} cannot be stored as {}", encoding.dtype());
+            return Err(FormatError::header(path, format_args!("tensor `{}`", plan.name), reason));
+        }
+        // Outputs of variance 1 for inputs of variance 1, in a number that f16 holds exactly.
+        let scale = f16::from_f32((1.5 / cols as f32).sqrt()).to_f32();
+        let chunks: Vec<usize> = (0..rows.div_ceil(CHUNK_ROWS)).collect();
+        for batch in chunks.chunks(BATCH) {
+            let parts: Vec<Vec<u8>> = batch
+                .par_iter()
+                .map(|&chunk| {
+                    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+                    rng.set_stream((index as u64) << 32 | chunk as u64);
+                    let rows = CHUNK_ROWS.min(rows - chunk * CHUNK_ROWS);
+                    fill(*filling, rows * cols, scale, encoding, &mut rng)
+                })
+                .collect();
+            for part in parts {
+                writer.write(&part)?;
+                progress(part.len() as u64);
+            }
+        }
+        if matches!(filling, Filling::Ternary) {
+            let mut tail = Vec::new();
+            encoding.finish(scale, &mut tail);
+            writer.write(&tail)?;
+        }
+    }
+    writer.finish()
+}
+
+/// The bytes of `count` numbers.
+fn fill(filling: Filling, count: usize, scale: f32, encoding: Encoding, rng: &mut ChaCha8Rng) -> Vec<u8> {
+    match filling {
+        Filling::Ones => (0..count).flat_map(|_| 1f32.to_le_bytes()).collect(),
+        Filling::Normal => {
+            // The sum of four uniform numbers is near enough to a normal one.
+            let value = |bytes: [u8; 4]| bytes.iter().map(|&b| f32::from(b) - 127.5).sum::<f32>() / 148.0 / 50.0;
+            let mut random = vec![0; 4 * count];
+            rng.fill_bytes(&mut random);
+            let numbers = random.as_chunks::<4>().0.iter().map(|&bytes| f16::from_f32(value(bytes)));
+            numbers.flat_map(f16::to_le_bytes).collect()
+        }
+        Filling::Ternary => {
+            let mut random = vec![0; count.div_ceil(4)];
+            rng.fill_bytes(&mut random);
+            let mut weights: Vec<i8> = random.iter().flat_map(|&byte| FOUR_TRITS[byte as usize]).collect();
+            weights.truncate(count);
+            let mut bytes = Vec::with_capacity(count / 2);
+            encoding.encode(&weights, scale, &mut bytes);
+            bytes
+        }
+    }
+}
+
+/// A byte to four trits: 256 values for 81 combinations, so that some are a little likelier than others.
+static FOUR_TRITS: [[i8; 4]; 256] = {
+    let mut table = [[0; 4]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let combination = byte * 81 / 256;
+        let mut digit = 0;
+        let mut rest = combination;
+        while digit < 4 {
+            table[byte][digit] = (rest % 3) as i8 - 1;
+            rest /= 3;
+            digit += 1;
+        }
+        byte += 1;
+    }
+    table
+};
