@@ -26,6 +26,6 @@ pub mod tokenizer;
 pub use engine::{
     Error, FinishReason, GenerateOptions, Generation, Model, OpenOptions, Sampling, Session, Timings, Token,
 };
-pub use sterna_cpu::Isa;
 pub use sterna_cpu::kv::KvType;
+pub use sterna_cpu::{Isa, Layout};
 pub use tokenizer::Message;

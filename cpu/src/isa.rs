@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// An instruction set with kernels of its own. Ordered from the slowest to the fastest.
+/// An instruction set with kernels of its own. Ordered from the slowest to the fastest within an architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// Portable Rust: the reference that all others must equal bit for bit.
@@ -12,13 +12,22 @@ pub enum Isa {
     Avx2,
     /// x86-64 AVX-VNNI (256-bit VEX `vpdpbusd`) on top of [`Isa::Avx2`].
     AvxVnni,
-    /// x86-64 AVX-512 F/BW/VL/DQ + VNNI.
+    /// x86-64 AVX-512 F/BW/VL/DQ on top of [`Isa::Avx2`].
+    Avx512Bw,
+    /// x86-64 AVX-512 VNNI on top of [`Isa::Avx512Bw`].
     Avx512,
+    /// AArch64 NEON.
+    Neon,
+    /// AArch64 NEON with the int8 dot product (`sdot`).
+    NeonDot,
+    /// AArch64 NEON with the int8 matrix product (`smmla`) on top of [`Isa::NeonDot`].
+    NeonI8mm,
 }
 
 impl Isa {
-    /// All instruction sets, the slowest first.
-    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512];
+    /// All instruction sets, the slowest of each architecture first.
+    pub const ALL: [Isa; 8] =
+        [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Bw, Isa::Avx512, Isa::Neon, Isa::NeonDot, Isa::NeonI8mm];
 
     /// The name used by `STERNA_ISA` and in reports.
     pub const fn name(self) -> &'static str {
@@ -26,7 +35,11 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
+            Isa::Avx512Bw => "avx512bw",
             Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
+            Isa::NeonDot => "neondot",
+            Isa::NeonI8mm => "neoni8mm",
         }
     }
 
@@ -41,22 +54,34 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::AvxVnni => Isa::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => {
+            Isa::Avx512Bw => {
                 Isa::Avx2.is_available()
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vnni")
             }
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => Isa::Avx512Bw.is_available() && is_x86_feature_detected!("avx512vnni"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => Isa::Neon.is_available() && std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => Isa::NeonDot.is_available() && std::arch::is_aarch64_feature_detected!("i8mm"),
+            #[allow(unreachable_patterns, reason = "the instruction sets of other architectures")]
             _ => false,
         }
     }
 
+    /// The instruction sets that this machine has, the slowest first.
+    pub fn available() -> impl DoubleEndedIterator<Item = Isa> {
+        Isa::ALL.into_iter().filter(|isa| isa.is_available())
+    }
+
     /// The fastest instruction set of this machine.
     pub fn detect() -> Isa {
-        Isa::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Scalar)
+        Isa::available().next_back().unwrap_or(Isa::Scalar)
     }
 
     /// The instruction set to use: `STERNA_ISA` if it is set, else [`Isa::detect`].
@@ -100,7 +125,7 @@ impl FromStr for Isa {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IsaError {
     /// The name is none of [`Isa::ALL`].
-    #[error("unknown instruction set {0:?}: expected scalar, avx2, avxvnni or avx512")]
+    #[error("unknown instruction set {0:?}: expected one of {names}", names = Isa::ALL.map(Isa::name).join(", "))]
     Unknown(String),
     /// The machine lacks it.
     #[error("this CPU does not have the instruction set {0}; the best one it has is {best}", best = Isa::detect())]

@@ -25,8 +25,8 @@ mod simd;
 
 pub use buffer::AlignedBuf;
 pub use isa::Isa;
-pub use kernel::Kernels;
-pub use layout::TernaryMatrix;
+pub use kernel::{Kernels, Mismatch, Tuning};
+pub use layout::{Layout, TernaryMatrix};
 pub use linear::{LinearJob, linear};
 pub use pool::{Pool, for_each_row};
 pub use quant::Activations;

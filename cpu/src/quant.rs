@@ -1,6 +1,8 @@
 //! Activations as int8 with one scale per token.
 
 use crate::buffer::AlignedBuf;
+use crate::kernel::{Form, Kernels, MAX_TOKENS, Operand, Quads};
+use crate::layout::{Layout, MAX_TILE_COLS};
 use crate::norm::rms_norm;
 use crate::pool::{Pool, SharedSlice};
 use crate::simd::{Lanes, per_isa};
@@ -8,7 +10,10 @@ use crate::simd::{Lanes, per_isa};
 /// Rows of int8 start at multiples of this.
 const ALIGN: usize = 64;
 
-/// Quantized activations, `[tokens, cols]`: `x ≈ q / scale`.
+/// Zeros behind each row, at least: a tile may reach beyond the last column.
+const PADDING: usize = MAX_TILE_COLS - 1;
+
+/// Quantized activations, `[tokens, cols]`: `x ≈ q / scale`, in the form that some kernels read.
 ///
 /// Per token, as the models were trained: `scale = 127 / max(|x|max, 1e-5)`, `q = clamp(round(x · scale), -128, 127)`,
 /// halves to even. Source: <https://arxiv.org/abs/2402.17764>.
@@ -19,43 +24,126 @@ pub struct Activations {
     q: AlignedBuf<i8>,
     scale: Vec<f32>,
     sum: Vec<i32>,
+    prepared: Prepared,
+    /// Panels or tables.
+    memory: AlignedBuf<u8>,
+}
+
+/// What was made of the rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Prepared {
+    #[default]
+    Nothing,
+    /// One panel for every [`MAX_TOKENS`] tokens.
+    Panels,
+    /// One table of so many bytes per token, for kernels of a layout.
+    Tables(Layout, usize),
 }
 
 impl Activations {
     /// Makes room for `tokens` rows of `cols`; what they hold is undefined until they are quantized.
-    fn resize(&mut self, tokens: usize, cols: usize) {
+    fn resize(&mut self, kernels: &Kernels, tokens: usize, cols: usize) {
         (self.tokens, self.cols) = (tokens, cols);
         self.q.resize(tokens * self.stride());
         self.scale.resize(tokens, 0.0);
         self.sum.resize(tokens, 0);
+        self.prepared = match kernels.form() {
+            Form::Panels if tokens > MAX_TOKENS => Prepared::Panels,
+            Form::Rows | Form::Panels => Prepared::Nothing,
+            Form::Tables(builder) => Prepared::Tables(kernels.layout(), (builder.bytes)(kernels.layout().pad(cols))),
+        };
+        self.memory.resize(match self.prepared {
+            Prepared::Nothing => 0,
+            Prepared::Panels => tokens.div_ceil(MAX_TOKENS) * MAX_TOKENS * self.stride(),
+            Prepared::Tables(_, bytes) => tokens * bytes,
+        });
     }
 
-    /// Quantizes the rows of `x`, `[tokens, cols]`, after an RMSNorm with the given weight and epsilon if there is one.
+    /// Quantizes the rows of `x`, `[tokens, cols]`, after an RMSNorm with the given weight and epsilon if there is one,
+    /// for products by `kernels`.
     ///
     /// # Panics
     /// If `x` does not consist of whole rows, or the weight has another length.
-    pub fn quantize(&mut self, pool: &Pool, isa: crate::Isa, x: &[f32], cols: usize, norm: Option<(&[f32], f32)>) {
+    pub fn quantize(&mut self, pool: &Pool, kernels: &Kernels, x: &[f32], cols: usize, norm: Option<(&[f32], f32)>) {
         assert!(x.len().is_multiple_of(cols), "quantize: whole rows");
-        let tokens = x.len() / cols;
-        self.resize(tokens, cols);
-        let stride = self.stride();
-        let (q, scale, sum) =
-            (SharedSlice::new(&mut self.q), SharedSlice::new(&mut self.scale), SharedSlice::new(&mut self.sum));
-        pool.run(tokens, &|token| {
+        let isa = kernels.isa();
+        self.fill(pool, kernels, x.len() / cols, cols, &|token, q| {
             let x = &x[token * cols..(token + 1) * cols];
-            // SAFETY: each token belongs to one task.
-            let (q, scale, sum) =
-                unsafe { (q.range(token * stride, stride), scale.range(token, 1), sum.range(token, 1)) };
-            let (q, padding) = q.split_at_mut(cols);
-            padding.fill(0);
-            (scale[0], sum[0]) = match norm {
+            match norm {
                 None => quantize_row(isa, x, q),
                 Some((weight, eps)) => with_memory(cols, |normed| {
                     rms_norm(isa, x, weight, eps, normed);
                     quantize_row(isa, normed, q)
                 }),
-            };
+            }
         });
+    }
+
+    /// Makes `tokens` rows of `cols`, in one parallel region, for products by `kernels`. `row` is given the number of a
+    /// token and its int8 values to fill in; it returns their scale and their sum, as [`quantize_row`] does.
+    pub fn fill(
+        &mut self,
+        pool: &Pool,
+        kernels: &Kernels,
+        tokens: usize,
+        cols: usize,
+        row: &(dyn Fn(usize, &mut [i8]) -> (f32, i32) + Sync),
+    ) {
+        self.resize(kernels, tokens, cols);
+        let (stride, prepared) = (self.stride(), self.prepared);
+        let (q, scale, sum, memory) = (
+            SharedSlice::new(&mut self.q),
+            SharedSlice::new(&mut self.scale),
+            SharedSlice::new(&mut self.sum),
+            SharedSlice::new(&mut self.memory),
+        );
+        // The tokens of a panel are one task.
+        let together = if prepared == Prepared::Panels { MAX_TOKENS } else { 1 };
+        pool.run(tokens.div_ceil(together), &|task| {
+            let first = task * together;
+            let count = together.min(tokens - first);
+            // SAFETY: each token belongs to one task.
+            let (q, scale, sum) = unsafe {
+                (q.range(first * stride, count * stride), scale.range(first, count), sum.range(first, count))
+            };
+            for (i, q) in q.chunks_exact_mut(stride).enumerate() {
+                let (q, padding) = q.split_at_mut(cols);
+                padding.fill(0);
+                (scale[i], sum[i]) = row(first + i, q);
+            }
+            match prepared {
+                Prepared::Nothing => {}
+                Prepared::Panels => {
+                    // SAFETY: each panel belongs to one task.
+                    let panel = unsafe { memory.range(task * MAX_TOKENS * stride, MAX_TOKENS * stride) };
+                    interleave(q, stride, bytemuck::cast_slice_mut(panel));
+                }
+                Prepared::Tables(layout, bytes) => {
+                    // SAFETY: each token belongs to one task.
+                    let table = unsafe { memory.range(first * bytes, bytes) };
+                    kernels.build_table(&q[..layout.pad(cols)], table);
+                }
+            }
+        });
+    }
+
+    /// The activations of the tokens from `token` on, the first of a panel, as `kernels` read them.
+    ///
+    /// # Panics
+    /// If they were quantized for kernels that read another form.
+    pub(crate) fn operand(&self, kernels: &Kernels, token: usize) -> Operand<'_> {
+        let rows = Operand::Rows { q: &self.q[token * self.stride()..], stride: self.stride() };
+        match (kernels.form(), self.prepared) {
+            (Form::Panels, Prepared::Panels) => {
+                let bytes = MAX_TOKENS * self.stride();
+                Operand::Panel(bytemuck::cast_slice(&self.memory[token / MAX_TOKENS * bytes..][..bytes]))
+            }
+            (Form::Rows | Form::Panels, Prepared::Panels | Prepared::Nothing) => rows,
+            (Form::Tables(_), Prepared::Tables(layout, stride)) if layout == kernels.layout() => {
+                Operand::Tables { tables: &self.memory[token * stride..], stride }
+            }
+            _ => panic!("the activations were quantized for other kernels than {}", kernels.name()),
+        }
     }
 
     /// Number of tokens.
@@ -70,12 +158,7 @@ impl Activations {
 
     /// Distance between rows.
     pub(crate) fn stride(&self) -> usize {
-        self.cols.next_multiple_of(ALIGN)
-    }
-
-    /// The rows from `token` on, [`Activations::stride`] apart and padded with zeros.
-    pub(crate) fn rows_from(&self, token: usize) -> &[i8] {
-        &self.q[token * self.stride()..]
+        (self.cols + PADDING).next_multiple_of(ALIGN)
     }
 
     /// The int8 values of a token.
@@ -91,6 +174,15 @@ impl Activations {
     /// Sum of the int8 values of a token.
     pub fn sum(&self, token: usize) -> i32 {
         self.sum[token]
+    }
+}
+
+/// Puts rows of int8, `stride` apart, into a panel: four columns of all tokens, then the next four.
+fn interleave(q: &[i8], stride: usize, panel: &mut [Quads]) {
+    for (token, q) in q.chunks_exact(stride).enumerate() {
+        for (quads, four) in panel.iter_mut().zip(q.as_chunks().0) {
+            quads[token] = *four;
+        }
     }
 }
 
@@ -162,14 +254,16 @@ mod tests {
 
     #[test]
     fn padding_stays_zero_when_the_width_changes() {
-        let pool = Pool::new(1);
+        let (pool, kernels) = (Pool::new(1), Kernels::get(Isa::Scalar));
         let mut acts = Activations::default();
         for cols in [100, 70, 130, 10, 100] {
-            acts.quantize(&pool, Isa::Scalar, &vec![1.0; 3 * cols], cols, None);
-            let stride = acts.stride();
-            for token in 0..3 {
-                let row = &acts.rows_from(token)[..stride];
+            acts.quantize(&pool, &kernels, &vec![1.0; 3 * cols], cols, None);
+            let Operand::Rows { q, stride } = acts.operand(&kernels, 0) else {
+                panic!("the portable kernels read rows")
+            };
+            for row in q.chunks_exact(stride) {
                 assert!(row[..cols].iter().all(|&q| q == 127) && row[cols..].iter().all(|&q| q == 0), "{cols}");
+                assert!(row.len() >= cols.next_multiple_of(MAX_TILE_COLS));
             }
         }
     }

@@ -118,7 +118,7 @@ macro_rules! per_isa {
                 fn avx512($($arg: $ty),*) $(-> $ret)? {
                     $body::<$crate::simd::Avx512>($($arg),*)
                 }
-                if isa >= $crate::Isa::Avx512 && isa.is_available() {
+                if isa >= $crate::Isa::Avx512Bw && isa.is_available() {
                     // SAFETY: the machine has the instruction set.
                     return unsafe { avx512($($arg),*) };
                 }

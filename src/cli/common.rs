@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use sterna::backend::Progress;
-use sterna::{GenerateOptions, Isa, KvType, Model, OpenOptions, Sampling, Timings};
+use sterna::{GenerateOptions, Isa, KvType, Layout, Model, OpenOptions, Sampling, Timings};
 
 /// How a model is opened.
 #[derive(Args, Clone)]
@@ -22,9 +22,14 @@ pub(super) struct ModelArgs {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     ctx: Option<u32>,
 
-    /// Instruction set: scalar, avx2, avxvnni or avx512 [default: the best of this machine]
+    /// Instruction set: scalar, avx2, avxvnni, avx512bw, avx512, neon, neondot or neoni8mm [default: the best of this
+    /// machine]
     #[arg(long, env = "STERNA_ISA", hide_env_values = true)]
     isa: Option<Isa>,
+
+    /// Layout of the packed weights: t16 (2 bits) or t16x5 (1.6 bits) [default: the best for the instruction set]
+    #[arg(long, env = "STERNA_LAYOUT", hide_env_values = true)]
+    layout: Option<Layout>,
 
     /// Numbers in the key-value cache
     #[arg(long, value_enum, default_value = "f16")]
@@ -52,6 +57,7 @@ impl ModelArgs {
         let options = OpenOptions {
             threads: self.threads.map(usize::from),
             isa: self.isa,
+            layout: self.layout,
             context: self.ctx.map(|ctx| ctx as usize),
             kv: match self.kv {
                 KvArg::F16 => KvType::F16,

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sterna_cpu::Isa;
 use sterna_cpu::kv::{KvType, PAGE_LEN};
+use sterna_cpu::{Isa, Layout};
 
 use super::{Engine, Error, GenerateOptions, Generation, Sampling, SequenceId, Work};
 use crate::backend::cpu::CpuBackend;
@@ -22,6 +22,8 @@ pub struct OpenOptions {
     pub threads: Option<usize>,
     /// Instruction set; `None` for `STERNA_ISA` or the best one.
     pub isa: Option<Isa>,
+    /// Layout of the packed weights; `None` for the best one for the instruction set.
+    pub layout: Option<Layout>,
     /// Positions of one sequence; `None` for what the model was trained for, at most 8192.
     pub context: Option<usize>,
     /// Sequences that fit into the key-value cache at full length.
@@ -41,6 +43,7 @@ impl Default for OpenOptions {
         OpenOptions {
             threads: None,
             isa: None,
+            layout: None,
             context: None,
             sequences: 1,
             kv: KvType::F16,
@@ -95,7 +98,7 @@ impl Model {
         let config = graph.config();
         let context = options.context.unwrap_or(config.max_position_embeddings.min(DEFAULT_CONTEXT)).max(1);
         let pages = context.div_ceil(PAGE_LEN) * options.sequences.max(1);
-        let backend = Arc::new(CpuBackend::new(options.threads, options.isa)?);
+        let backend = Arc::new(CpuBackend::new(options.threads, options.isa, options.layout)?);
         let description = backend.description();
         let mut placement = Placement::parse(&options.placement, graph.blocks().len())?;
         for tap in &options.taps {

@@ -15,7 +15,7 @@ pub use spec::{AttentionSpec, BlockSpec, FfnSpec, GraphParts, LinearSpec, RowOrd
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use sterna_cpu::TernaryMatrix;
+use sterna_cpu::{Layout, TernaryMatrix};
 
 use crate::format::{Checkpoint, DenseTensor, FormatError};
 use crate::model::{ModelConfig, ModelError};
@@ -34,7 +34,7 @@ pub enum Layer<'a> {
 /// A packed ternary matrix and the scale of its values: W = t · scale.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    /// The values, in layout T16.
+    /// The values.
     pub weight: TernaryMatrix,
     /// Multiplier of the integer product.
     pub scale: f32,
@@ -124,15 +124,16 @@ impl Graph {
         self.checkpoint.vector(name, len)
     }
 
-    /// Reads a ternary matrix and packs it, on all cores.
-    pub fn linear(&self, spec: &LinearSpec) -> Result<Linear, FormatError> {
+    /// Reads a ternary matrix and packs it to `layout`, on all cores.
+    pub fn linear(&self, spec: &LinearSpec, layout: Layout) -> Result<Linear, FormatError> {
         let source = self.checkpoint.ternary(&spec.name, spec.rows, spec.cols)?;
-        let weight =
-            TernaryMatrix::pack(spec.rows, spec.cols, |row, out| source.read_row(spec.order.source_row(row), out))?;
+        let weight = TernaryMatrix::pack(layout, spec.rows, spec.cols, |row, out| {
+            source.read_row(spec.order.source_row(row), out)
+        })?;
         Ok(Linear { weight, scale: source.scale() })
     }
 
-    /// Bytes that the packed weights of block `index` take.
+    /// Bytes that the weights of block `index` take in layout T16; the measure of progress for all layouts.
     pub fn block_bytes(&self, index: usize) -> u64 {
         self.parts.blocks[index].linears().map(LinearSpec::packed_bytes).sum()
     }

@@ -2,8 +2,12 @@
 
 use std::arch::x86_64::*;
 
-use super::{Block, for_tokens};
-use crate::layout::{TILE, TILE_BYTES};
+use super::{Block, Operand, for_tokens};
+use crate::layout::GROUP;
+use crate::layout::t16::COLS;
+
+/// Bytes of a tile.
+const TILE_BYTES: usize = 64;
 
 /// Tiles whose sums fit into 16 bits: a field adds at most 2 · 2 · 128 = 512 a tile and lane, four fields 2048.
 const FLUSH: usize = 15;
@@ -16,30 +20,30 @@ const MAX: usize = 4;
 /// # Safety
 /// The machine has AVX2, and the block was checked.
 #[target_feature(enable = "avx2")]
-pub(super) fn multiply(block: Block<'_>, sums: &mut [[i32; TILE]]) {
-    let group_bytes = block.col_tiles * TILE_BYTES;
-    for (tiles, sums) in block.tiles.chunks_exact(group_bytes).zip(sums.chunks_exact_mut(block.tokens)) {
+pub(super) fn multiply(block: Block<'_>, sums: &mut [[i32; GROUP]]) {
+    let Operand::Rows { q: rows, stride } = block.operand else { unreachable!("the block was checked") };
+    for (tiles, sums) in block.tiles.chunks_exact(block.group_bytes).zip(sums.chunks_exact_mut(block.tokens)) {
         for (i, sums) in sums.chunks_mut(MAX).enumerate() {
-            let q = &block.q[i * MAX * block.stride..];
-            for_tokens!(sums.len(), [1, 2, 3, 4], group(tiles, q, block.stride, sums));
+            let q = &rows[i * MAX * stride..];
+            for_tokens!(sums.len(), [1, 2, 3, 4], group(tiles, q, stride, sums));
         }
     }
 }
 
 /// One group of rows with `T` tokens.
 #[target_feature(enable = "avx2")]
-fn group<const T: usize>(tiles: &[u8], q: &[i8], stride: usize, sums: &mut [[i32; TILE]]) {
-    assert!(q.len() >= (T - 1) * stride + tiles.len() / TILE_BYTES * TILE && sums.len() == T);
+fn group<const T: usize>(tiles: &[u8], q: &[i8], stride: usize, sums: &mut [[i32; GROUP]]) {
+    assert!(q.len() >= (T - 1) * stride + tiles.len() / TILE_BYTES * COLS && sums.len() == T);
     let mask = _mm256_set1_epi8(3);
     let ones = _mm256_set1_epi16(1);
     let mut wide = [[_mm256_setzero_si256(); 2]; T];
     for (run, tiles) in tiles.chunks(FLUSH * TILE_BYTES).enumerate() {
         let mut narrow = [[_mm256_setzero_si256(); 2]; T];
         for (t, tile) in tiles.chunks_exact(TILE_BYTES).enumerate() {
-            let column = (run * FLUSH + t) * TILE;
+            let column = (run * FLUSH + t) * COLS;
             // SAFETY: the tile has 64 bytes; a prefetch may name any address.
             let halves = unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(tile.as_ptr().wrapping_add(super::super::linear::PREFETCH).cast());
+                _mm_prefetch::<_MM_HINT_T0>(tile.as_ptr().wrapping_add(8192).cast());
                 [_mm256_loadu_si256(tile.as_ptr().cast()), _mm256_loadu_si256(tile.as_ptr().add(32).cast())]
             };
             macro_rules! field {

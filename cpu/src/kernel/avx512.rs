@@ -5,8 +5,12 @@
 
 use std::arch::x86_64::*;
 
-use super::{Block, for_tokens};
-use crate::layout::{TILE, TILE_BYTES};
+use super::{Block, Operand, for_tokens};
+use crate::layout::GROUP;
+use crate::layout::t16::COLS;
+
+/// Bytes of a tile.
+const TILE_BYTES: usize = 64;
 
 /// Up to this many tokens, four sums a token fit into the registers.
 const SMALL: usize = 6;
@@ -16,25 +20,25 @@ const SMALL: usize = 6;
 /// # Safety
 /// The machine has AVX-512 F and VNNI, and the block was checked.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn multiply(block: Block<'_>, sums: &mut [[i32; TILE]]) {
-    let group_bytes = block.col_tiles * TILE_BYTES;
+pub(super) fn multiply(block: Block<'_>, sums: &mut [[i32; GROUP]]) {
+    let Operand::Rows { q: rows, stride } = block.operand else { unreachable!("the block was checked") };
     if block.tokens <= SMALL {
-        for (tiles, sums) in block.tiles.chunks_exact(group_bytes).zip(sums.chunks_exact_mut(block.tokens)) {
-            for_tokens!(block.tokens, [1, 2, 3, 4, 5, 6], small(tiles, block.q, block.stride, sums));
+        for (tiles, sums) in block.tiles.chunks_exact(block.group_bytes).zip(sums.chunks_exact_mut(block.tokens)) {
+            for_tokens!(block.tokens, [1, 2, 3, 4, 5, 6], small(tiles, rows, stride, sums));
         }
         return;
     }
-    let mut pairs = block.tiles.chunks_exact(2 * group_bytes);
+    let mut pairs = block.tiles.chunks_exact(2 * block.group_bytes);
     let mut pair_sums = sums.chunks_exact_mut(2 * block.tokens);
     for (tiles, sums) in pairs.by_ref().zip(pair_sums.by_ref()) {
-        for_tokens!(block.tokens, [7, 8, 9, 10, 11, 12], large(tiles, block.q, block.stride, sums));
+        for_tokens!(block.tokens, [7, 8, 9, 10, 11, 12], large(tiles, rows, stride, sums));
     }
     let (tiles, sums) = (pairs.remainder(), pair_sums.into_remainder());
     if !tiles.is_empty() {
         let (few, many) = sums.split_at_mut(SMALL);
-        small::<SMALL>(tiles, block.q, block.stride, few);
-        let q = &block.q[SMALL * block.stride..];
-        for_tokens!(many.len(), [1, 2, 3, 4, 5, 6], small(tiles, q, block.stride, many));
+        small::<SMALL>(tiles, rows, stride, few);
+        let q = &rows[SMALL * stride..];
+        for_tokens!(many.len(), [1, 2, 3, 4, 5, 6], small(tiles, q, stride, many));
     }
 }
 
@@ -53,21 +57,21 @@ unsafe fn broadcast(q: *const i8) -> __m512i {
 /// which is exact (|sum| <= 64 · 3 · 128 · columns / 16 fits into 32 bits up to 87,000 columns) and is shifted back at
 /// the end.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn small<const T: usize>(tiles: &[u8], q: &[i8], stride: usize, sums: &mut [[i32; TILE]]) {
-    assert!(q.len() >= (T - 1) * stride + tiles.len() / TILE_BYTES * TILE && sums.len() == T);
+fn small<const T: usize>(tiles: &[u8], q: &[i8], stride: usize, sums: &mut [[i32; GROUP]]) {
+    assert!(q.len() >= (T - 1) * stride + tiles.len() / TILE_BYTES * COLS && sums.len() == T);
     let masks = [0x03, 0x0c, 0x30, 0xc0u8].map(|mask| _mm512_set1_epi8(mask as i8));
     let mut acc = [[_mm512_setzero_si512(); 4]; T];
     for (t, tile) in tiles.chunks_exact(TILE_BYTES).enumerate() {
         // SAFETY: the tile has 64 bytes; a prefetch may name any address.
         let tile = unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(tile.as_ptr().wrapping_add(super::super::linear::PREFETCH).cast());
+            _mm_prefetch::<_MM_HINT_T0>(tile.as_ptr().wrapping_add(8192).cast());
             _mm512_loadu_si512(tile.as_ptr().cast())
         };
         for f in 0..4 {
             let codes = _mm512_and_si512(tile, masks[f]);
             for (token, acc) in acc.iter_mut().enumerate() {
                 // SAFETY: in bounds by the assertion above.
-                let four = unsafe { broadcast(q.as_ptr().add(token * stride + t * TILE + 4 * f)) };
+                let four = unsafe { broadcast(q.as_ptr().add(token * stride + t * COLS + 4 * f)) };
                 acc[f] = _mm512_dpbusd_epi32(acc[f], codes, four);
             }
         }
@@ -82,9 +86,9 @@ fn small<const T: usize>(tiles: &[u8], q: &[i8], stride: usize, sums: &mut [[i32
 
 /// Two groups of rows with `T` tokens.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn large<const T: usize>(tiles: &[u8], q: &[i8], stride: usize, sums: &mut [[i32; TILE]]) {
+fn large<const T: usize>(tiles: &[u8], q: &[i8], stride: usize, sums: &mut [[i32; GROUP]]) {
     let (first, second) = tiles.split_at(tiles.len() / 2);
-    assert!(q.len() >= (T - 1) * stride + first.len() / TILE_BYTES * TILE && sums.len() == 2 * T);
+    assert!(q.len() >= (T - 1) * stride + first.len() / TILE_BYTES * COLS && sums.len() == 2 * T);
     let mask = _mm512_set1_epi8(3);
     let mut acc = [[_mm512_setzero_si512(); T]; 2];
     for (t, (a, b)) in first.chunks_exact(TILE_BYTES).zip(second.chunks_exact(TILE_BYTES)).enumerate() {
@@ -95,7 +99,7 @@ fn large<const T: usize>(tiles: &[u8], q: &[i8], stride: usize, sums: &mut [[i32
                 let codes = tiles.map(|tile| _mm512_and_si512(_mm512_srli_epi16::<{ 2 * $f }>(tile), mask));
                 for token in 0..T {
                     // SAFETY: in bounds by the assertion above.
-                    let four = unsafe { broadcast(q.as_ptr().add(token * stride + t * TILE + 4 * $f)) };
+                    let four = unsafe { broadcast(q.as_ptr().add(token * stride + t * COLS + 4 * $f)) };
                     acc[0][token] = _mm512_dpbusd_epi32(acc[0][token], codes[0], four);
                     acc[1][token] = _mm512_dpbusd_epi32(acc[1][token], codes[1], four);
                 }

@@ -5,8 +5,12 @@
 
 use std::arch::x86_64::*;
 
-use super::Block;
-use crate::layout::{TILE, TILE_BYTES};
+use super::{Block, Operand};
+use crate::layout::GROUP;
+use crate::layout::t16::COLS;
+
+/// Bytes of a tile.
+const TILE_BYTES: usize = 64;
 
 /// Tokens that share an unpacked tile; more would not fit into the registers.
 const MAX: usize = 6;
@@ -36,47 +40,23 @@ impl DotProduct for Vex {
 /// # Safety
 /// The machine has AVX-VNNI, and the block was checked.
 #[target_feature(enable = "avx2,avxvnni")]
-pub(super) fn multiply(block: Block<'_>, sums: &mut [[i32; TILE]]) {
+pub(super) fn multiply(block: Block<'_>, sums: &mut [[i32; GROUP]]) {
     // SAFETY: the instruction is there.
     unsafe { groups::<Vex>(block, sums) }
-}
-
-/// The EVEX form of AVX-512 VNNI and VL.
-#[cfg(test)]
-struct Evex;
-
-#[cfg(test)]
-impl DotProduct for Evex {
-    #[inline(always)]
-    unsafe fn add(sum: __m256i, codes: __m256i, q: __m256i) -> __m256i {
-        // SAFETY: the caller's promise.
-        unsafe { _mm256_dpbusd_epi32(sum, codes, q) }
-    }
-}
-
-/// The same kernel on machines with AVX-512.
-///
-/// # Safety
-/// The machine has AVX-512 VNNI and VL, and the block was checked.
-#[cfg(test)]
-#[target_feature(enable = "avx2,avx512f,avx512vl,avx512vnni")]
-pub(super) fn multiply_evex(block: Block<'_>, sums: &mut [[i32; TILE]]) {
-    // SAFETY: the instruction is there.
-    unsafe { groups::<Evex>(block, sums) }
 }
 
 /// # Safety
 /// The machine has the instruction of `D`, and AVX2.
 #[inline(always)]
-unsafe fn groups<D: DotProduct>(block: Block<'_>, sums: &mut [[i32; TILE]]) {
-    let group_bytes = block.col_tiles * TILE_BYTES;
-    for (tiles, sums) in block.tiles.chunks_exact(group_bytes).zip(sums.chunks_exact_mut(block.tokens)) {
+unsafe fn groups<D: DotProduct>(block: Block<'_>, sums: &mut [[i32; GROUP]]) {
+    let Operand::Rows { q: rows, stride } = block.operand else { unreachable!("the block was checked") };
+    for (tiles, sums) in block.tiles.chunks_exact(block.group_bytes).zip(sums.chunks_exact_mut(block.tokens)) {
         for (i, sums) in sums.chunks_mut(MAX).enumerate() {
-            let q = &block.q[i * MAX * block.stride..];
+            let q = &rows[i * MAX * stride..];
             macro_rules! with {
                 ($t:literal) => {
                     // SAFETY: the caller's promise.
-                    unsafe { group::<D, $t>(tiles, q, block.stride, sums) }
+                    unsafe { group::<D, $t>(tiles, q, stride, sums) }
                 };
             }
             match sums.len() {
@@ -96,21 +76,21 @@ unsafe fn groups<D: DotProduct>(block: Block<'_>, sums: &mut [[i32; TILE]]) {
 /// # Safety
 /// The machine has the instruction of `D`, and AVX2.
 #[inline(always)]
-unsafe fn group<D: DotProduct, const T: usize>(tiles: &[u8], q: &[i8], stride: usize, sums: &mut [[i32; TILE]]) {
-    assert!(q.len() >= (T - 1) * stride + tiles.len() / TILE_BYTES * TILE && sums.len() == T);
+unsafe fn group<D: DotProduct, const T: usize>(tiles: &[u8], q: &[i8], stride: usize, sums: &mut [[i32; GROUP]]) {
+    assert!(q.len() >= (T - 1) * stride + tiles.len() / TILE_BYTES * COLS && sums.len() == T);
     // SAFETY: AVX2 is there; loads are of whole tiles and, by the assertion above, of activations in bounds, and need no
     // alignment; 16 sums take two stores of eight; a prefetch may name any address.
     unsafe {
         let mask = _mm256_set1_epi8(3);
         let mut acc = [[_mm256_setzero_si256(); 2]; T];
         for (t, tile) in tiles.chunks_exact(TILE_BYTES).enumerate() {
-            _mm_prefetch::<_MM_HINT_T0>(tile.as_ptr().wrapping_add(super::super::linear::PREFETCH).cast());
+            _mm_prefetch::<_MM_HINT_T0>(tile.as_ptr().wrapping_add(8192).cast());
             let halves = [_mm256_loadu_si256(tile.as_ptr().cast()), _mm256_loadu_si256(tile.as_ptr().add(32).cast())];
             macro_rules! field {
                 ($f:literal) => {
                     let codes = halves.map(|half| _mm256_and_si256(_mm256_srli_epi16::<{ 2 * $f }>(half), mask));
                     for token in 0..T {
-                        let four = q.as_ptr().add(token * stride + t * TILE + 4 * $f).cast::<i32>().read_unaligned();
+                        let four = q.as_ptr().add(token * stride + t * COLS + 4 * $f).cast::<i32>().read_unaligned();
                         let four = _mm256_set1_epi32(four);
                         for half in 0..2 {
                             acc[token][half] = D::add(acc[token][half], codes[half], four);

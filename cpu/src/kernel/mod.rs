@@ -9,75 +9,143 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
-mod scalar;
+mod portable;
+mod table;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+pub use verify::Mismatch;
 
 use crate::Isa;
-use crate::layout::{TILE, TILE_BYTES};
+use crate::layout::{GROUP, Layout};
+use table::Entry;
 
-/// Most tokens that a kernel takes at once.
+/// Most tokens that a kernel is given at once, and tokens of a panel.
 pub(crate) const MAX_TOKENS: usize = 12;
+
+/// Columns `4i … 4i + 3` of the tokens of a panel: what one step of a kernel for many tokens reads.
+pub(crate) type Quads = [[i8; 4]; MAX_TOKENS];
+
+/// The activations in the form that a kernel reads.
+#[derive(Clone, Copy)]
+pub(crate) enum Operand<'a> {
+    /// One row per token, `stride` apart, padded with zeros to whole tiles.
+    Rows { q: &'a [i8], stride: usize },
+    /// Four columns of all tokens after each other, padded with zeros to whole tiles.
+    Panel(&'a [Quads]),
+    /// One table per token, `stride` bytes apart.
+    Tables { tables: &'a [u8], stride: usize },
+}
 
 /// What a kernel works on: some groups of rows and some tokens.
 #[derive(Clone, Copy)]
 pub(crate) struct Block<'a> {
     /// The tiles of whole groups, one group after the other.
     pub(crate) tiles: &'a [u8],
-    /// Tiles along the columns.
-    pub(crate) col_tiles: usize,
-    /// The tokens' int8 values, `stride` apart, padded with zeros to whole tiles.
-    pub(crate) q: &'a [i8],
-    /// Distance between tokens.
-    pub(crate) stride: usize,
+    /// Bytes of a group.
+    pub(crate) group_bytes: usize,
+    /// The activations.
+    pub(crate) operand: Operand<'a>,
     /// Number of tokens, 1 to [`MAX_TOKENS`].
     pub(crate) tokens: usize,
+    /// How far ahead of the tile in use to prefetch, in bytes.
+    pub(crate) prefetch: usize,
 }
 
 impl Block<'_> {
-    /// Number of groups.
-    pub(crate) fn groups(&self) -> usize {
-        self.tiles.len() / (self.col_tiles * TILE_BYTES)
-    }
-
-    /// Checks what the kernels rely on: whole groups, rows of activations in bounds, room for the sums.
-    fn check(&self, sums: &[[i32; TILE]]) {
-        assert!((1..=MAX_TOKENS).contains(&self.tokens) && self.col_tiles > 0, "kernel: tokens or columns");
-        assert!(self.tiles.len().is_multiple_of(self.col_tiles * TILE_BYTES), "kernel: whole groups");
-        assert!(self.stride >= self.col_tiles * TILE, "kernel: rows overlap");
-        assert!(self.q.len() >= (self.tokens - 1) * self.stride + self.col_tiles * TILE, "kernel: activations");
-        assert_eq!(sums.len(), self.groups() * self.tokens, "kernel: sums");
+    /// Checks what the kernels rely on: whole groups, activations in bounds and in the right form, room for the sums.
+    fn check(&self, entry: &Entry, sums: &[[i32; GROUP]]) {
+        let layout = entry.layout;
+        assert!((1..=entry.tokens).contains(&self.tokens) && self.group_bytes > 0, "kernel: tokens or columns");
+        assert!(self.group_bytes.is_multiple_of(layout.tile_bytes()), "kernel: whole tiles");
+        assert!(self.tiles.len().is_multiple_of(self.group_bytes), "kernel: whole groups");
+        assert_eq!(sums.len(), self.tiles.len() / self.group_bytes * self.tokens, "kernel: sums");
+        let cols = self.group_bytes / layout.tile_bytes() * layout.tile_cols();
+        let fits = match (self.operand, entry.form) {
+            (Operand::Rows { q, stride }, Form::Rows | Form::Panels) => {
+                stride >= cols && q.len() >= (self.tokens - 1) * stride + cols
+            }
+            (Operand::Panel(quads), Form::Panels) => quads.len() >= cols / 4,
+            (Operand::Tables { tables, stride }, Form::Tables(builder)) => {
+                let bytes = (builder.bytes)(cols);
+                stride >= bytes && tables.len() >= (self.tokens - 1) * stride + bytes
+            }
+            _ => false,
+        };
+        assert!(fits, "kernel: activations");
     }
 }
 
 /// Sums of 16 rows for each group and token: `sums[group · tokens + token]`.
-type Kernel = unsafe fn(Block<'_>, &mut [[i32; TILE]]);
+///
+/// Its caller has checked the block, and the machine has what the kernel's entry in the table asks for.
+type Kernel = unsafe fn(Block<'_>, &mut [[i32; GROUP]]);
 
-/// The kernels of one instruction set.
-#[derive(Debug)]
+/// In which form a kernel reads activations.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Form {
+    /// Rows, for any number of tokens.
+    Rows,
+    /// Rows up to [`MAX_TOKENS`] tokens, panels beyond.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no kernel of the architecture reads panels"))]
+    Panels,
+    /// Tables, built once per token.
+    #[allow(dead_code, reason = "for kernels that look up")]
+    Tables(TableBuilder),
+}
+
+/// How the table of a token is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TableBuilder {
+    /// Bytes of the table of a token with so many columns, padded to whole tiles; a multiple of 64.
+    pub(crate) bytes: fn(usize) -> usize,
+    /// Fills in the table from the int8 values, padded with zeros to whole tiles.
+    ///
+    /// The machine has what the kernel's entry asks for; the table has `bytes(q.len())` bytes.
+    pub(crate) build: unsafe fn(&[i8], &mut [u8]),
+}
+
+/// What can be set to suit a machine; no value changes a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// How far ahead of the tile in use the kernels prefetch, in bytes.
+    pub prefetch: usize,
+    /// Packed bytes of a task when few tokens are multiplied: enough to hide what claiming it costs, few enough to
+    /// share the work evenly.
+    pub task_bytes: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning { prefetch: 8 << 10, task_bytes: 64 << 10 }
+    }
+}
+
+/// The kernels of one instruction set for one layout.
+#[derive(Clone, Copy, Debug)]
 pub struct Kernels {
     isa: Isa,
-    name: &'static str,
-    multiply: Kernel,
+    entry: &'static Entry,
+    tuning: Tuning,
 }
 
 impl Kernels {
-    /// The kernels of `isa`; the portable ones where the machine lacks it.
-    pub fn get(isa: Isa) -> &'static Kernels {
-        #[cfg(target_arch = "x86_64")]
-        {
-            const AVX2: Kernels = Kernels { isa: Isa::Avx2, name: "T16 maddubs 256", multiply: avx2::multiply };
-            const AVXVNNI: Kernels = Kernels { isa: Isa::AvxVnni, name: "T16 VNNI 256", multiply: avxvnni::multiply };
-            const AVX512: Kernels = Kernels { isa: Isa::Avx512, name: "T16 VNNI 512", multiply: avx512::multiply };
-            match isa {
-                _ if !isa.is_available() => {}
-                Isa::Avx2 => return &AVX2,
-                Isa::AvxVnni => return &AVXVNNI,
-                Isa::Avx512 => return &AVX512,
-                Isa::Scalar => {}
-            }
-        }
-        const SCALAR: Kernels = Kernels { isa: Isa::Scalar, name: "T16 portable", multiply: scalar::multiply };
-        let _ = isa;
-        &SCALAR
+    /// The kernels of `isa` for the layout that suits it best; the portable ones where the machine lacks it.
+    pub fn get(isa: Isa) -> Kernels {
+        Kernels::with(isa, table::best_layout(isa))
+    }
+
+    /// The kernels of `isa` for `layout`: the best that `isa` and what it is built on have; the portable ones where the
+    /// machine lacks it.
+    pub fn with(isa: Isa, layout: Layout) -> Kernels {
+        let isa = if isa.is_available() { isa } else { Isa::Scalar };
+        Kernels { isa, entry: table::find(isa, layout), tuning: Tuning::default() }
+    }
+
+    /// The same kernels, tuned otherwise.
+    pub fn tuned(self, tuning: Tuning) -> Kernels {
+        Kernels { tuning, ..self }
     }
 
     /// The instruction set.
@@ -85,16 +153,45 @@ impl Kernels {
         self.isa
     }
 
+    /// The layout that matrices must have.
+    pub fn layout(&self) -> Layout {
+        self.entry.layout
+    }
+
     /// What the kernels are, for reports.
     pub fn name(&self) -> &'static str {
-        self.name
+        self.entry.name
+    }
+
+    /// What is set to suit the machine.
+    pub fn tuning(&self) -> Tuning {
+        self.tuning
+    }
+
+    /// In which form activations are read.
+    pub(crate) fn form(&self) -> Form {
+        self.entry.form
+    }
+
+    /// Most tokens at once.
+    pub(crate) fn tokens(&self) -> usize {
+        self.entry.tokens
     }
 
     /// The sums of all groups and tokens of `block`: `sums[group · tokens + token]`.
-    pub(crate) fn multiply(&self, block: Block<'_>, sums: &mut [[i32; TILE]]) {
-        block.check(sums);
-        // SAFETY: the table holds kernels that this machine can run (`get`), and `check` has found the block in bounds.
-        unsafe { (self.multiply)(block, sums) }
+    pub(crate) fn multiply(&self, block: Block<'_>, sums: &mut [[i32; GROUP]]) {
+        block.check(self.entry, sums);
+        // SAFETY: `find` gives kernels that this machine can run, and `check` has found the block in bounds.
+        unsafe { (self.entry.multiply)(block, sums) }
+    }
+
+    /// Fills in the table of a token, if the kernels read tables; `q` is padded with zeros to whole tiles.
+    pub(crate) fn build_table(&self, q: &[i8], table: &mut [u8]) {
+        if let Form::Tables(builder) = self.entry.form {
+            assert_eq!(table.len(), (builder.bytes)(q.len()), "build_table: length");
+            // SAFETY: `find` gives kernels that this machine can run; the length is right.
+            unsafe { (builder.build)(q, table) }
+        }
     }
 }
 
@@ -110,81 +207,3 @@ macro_rules! for_tokens {
 }
 #[cfg(target_arch = "x86_64")]
 pub(crate) use for_tokens;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// Every kernel that this machine can run, the twins of absent instruction sets included.
-    fn kernels() -> Vec<(&'static str, Kernel)> {
-        let mut all: Vec<(&'static str, Kernel)> = vec![("scalar", scalar::multiply)];
-        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-            all.push((isa.name(), Kernels::get(isa).multiply));
-        }
-        #[cfg(target_arch = "x86_64")]
-        if Isa::Avx512.is_available() {
-            all.push(("avxvnni, in its EVEX form", avxvnni::multiply_evex));
-        }
-        all
-    }
-
-    /// Runs every kernel over random codes and `q`, and compares with the definition.
-    fn compare(groups: usize, cols: usize, tokens: usize, code: impl Fn(usize) -> u8, q: impl Fn(usize) -> i8) {
-        let col_tiles = cols.div_ceil(TILE);
-        let tiles: Vec<u8> =
-            (0..groups * col_tiles * TILE_BYTES).map(|i| (0..4).map(|f| code(4 * i + f) << (2 * f)).sum()).collect();
-        let stride = (col_tiles * TILE).next_multiple_of(64);
-        let q: Vec<i8> = (0..tokens * stride).map(|i| if i % stride < cols { q(i) } else { 0 }).collect();
-        let block = Block { tiles: &tiles, col_tiles, q: &q, stride, tokens };
-        let mut want = vec![[0i32; TILE]; groups * tokens];
-        for group in 0..groups {
-            for token in 0..tokens {
-                for (row, want) in want[group * tokens + token].iter_mut().enumerate() {
-                    for col in 0..col_tiles * TILE {
-                        let byte = tiles[(group * col_tiles + col / TILE) * TILE_BYTES + 4 * row + col % 4];
-                        let code = i32::from(byte >> (2 * (col % TILE / 4)) & 3);
-                        *want += code * i32::from(q[token * stride + col]);
-                    }
-                }
-            }
-        }
-        for (name, kernel) in kernels() {
-            let mut sums = vec![[i32::MIN; TILE]; groups * tokens];
-            block.check(&sums);
-            // SAFETY: the machine has the instruction set, and the block was checked.
-            unsafe { kernel(block, &mut sums) };
-            assert!(sums == want, "{name}: {groups} groups, {cols} columns, {tokens} tokens");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn random_blocks_agree(groups in 1usize..6, cols in 1usize..300, tokens in 1usize..=MAX_TOKENS, seed: u64) {
-            let random = |i: usize| (i as u64 ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
-            compare(groups, cols, tokens, |i| (random(i) % 3) as u8, |i| random(i + 7) as i8);
-        }
-    }
-
-    #[test]
-    fn extremes_do_not_overflow() {
-        for cols in [16, 240, 256, 8640, 28672] {
-            for tokens in [1, 2, 4, 5, 8, 12] {
-                for q in [127i8, -128] {
-                    for code in [0u8, 1, 2] {
-                        compare(2, cols, tokens, |_| code, |_| q);
-                    }
-                }
-                compare(1, cols, tokens, |i| (i % 3) as u8, |i| if i % 2 == 0 { 127 } else { -128 });
-                // Codes and signs that go together: the largest partial sums.
-                compare(
-                    1,
-                    cols,
-                    tokens,
-                    |i| if i / 4 % 4 % 2 == 0 { 2 } else { 0 },
-                    |i| if i % 2 == 0 { 127 } else { -128 },
-                );
-            }
-        }
-    }
-}

@@ -4,7 +4,7 @@ use sterna_cpu::activation::{Gate as GateFunction, gated};
 use sterna_cpu::attention::{AttentionQuery, AttentionScratch, attention};
 use sterna_cpu::kv::{KvLayer, PAGE_LEN};
 use sterna_cpu::rope::RopeRows;
-use sterna_cpu::{Activations, AlignedBuf, Kernels, LinearJob, Pool, for_each_row, linear};
+use sterna_cpu::{Activations, AlignedBuf, Kernels, Layout, LinearJob, Pool, for_each_row, linear};
 
 use crate::backend::{BackendError, LinearEvent, Observer};
 use crate::graph::{BlockSpec, Graph, Linear};
@@ -42,7 +42,7 @@ pub(super) struct Scratch {
 
 /// What a block needs to know of its surroundings in one pass.
 pub(super) struct BlockContext<'a> {
-    pub(super) kernels: &'static Kernels,
+    pub(super) kernels: &'a Kernels,
     pub(super) pool: &'a Pool,
     pub(super) config: &'a ModelConfig,
     /// Rotations of the tokens' positions.
@@ -69,34 +69,36 @@ impl BlockContext<'_> {
     fn quantize(&self, x: &[f32], norm: Option<&[f32]>, acts: &mut Activations) {
         let cols = x.len() / self.queries.len();
         let norm = norm.map(|weight| (weight, self.config.rms_norm_eps));
-        acts.quantize(self.pool, self.kernels.isa(), x, cols, norm);
+        acts.quantize(self.pool, self.kernels, x, cols, norm);
     }
 }
 
 impl CpuBlock {
-    /// Reads and packs the weights of block `index`.
+    /// Reads the weights of block `index` and packs them to `layout`.
     pub(super) fn build(
         graph: &Graph,
         index: usize,
         spec: &BlockSpec,
+        layout: Layout,
         cache: KvLayer,
     ) -> Result<CpuBlock, BackendError> {
         let config = graph.config();
         let norm = |name: &str, len| graph.norm(name, len);
+        let linear = |spec| graph.linear(spec, layout);
         let (a, f) = (&spec.attention, &spec.ffn);
         Ok(CpuBlock {
             index,
             attn_norm: norm(&a.norm, config.hidden_size)?,
-            q: graph.linear(&a.q)?,
-            k: graph.linear(&a.k)?,
-            v: graph.linear(&a.v)?,
+            q: linear(&a.q)?,
+            k: linear(&a.k)?,
+            v: linear(&a.v)?,
             attn_sub_norm: a.sub_norm.as_deref().map(|n| norm(n, config.q_size())).transpose()?,
-            o: graph.linear(&a.o)?,
+            o: linear(&a.o)?,
             ffn_norm: norm(&f.norm, config.hidden_size)?,
-            gate: graph.linear(&f.gate)?,
-            up: graph.linear(&f.up)?,
+            gate: linear(&f.gate)?,
+            up: linear(&f.up)?,
             ffn_sub_norm: f.sub_norm.as_deref().map(|n| norm(n, config.intermediate_size)).transpose()?,
-            down: graph.linear(&f.down)?,
+            down: linear(&f.down)?,
             cache,
         })
     }

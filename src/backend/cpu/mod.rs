@@ -6,7 +6,7 @@ mod stage;
 use std::ops::Range;
 use std::sync::Arc;
 
-use sterna_cpu::{Isa, Kernels, Pool};
+use sterna_cpu::{Isa, Kernels, Layout, Pool};
 
 use super::{Backend, BackendError, KvOptions, Progress, Stage};
 use crate::graph::Graph;
@@ -14,23 +14,32 @@ use crate::graph::Graph;
 /// The CPU: an instruction set and a pool of threads.
 #[derive(Debug)]
 pub struct CpuBackend {
-    kernels: &'static Kernels,
+    kernels: Kernels,
     pool: Arc<Pool>,
 }
 
 impl CpuBackend {
     /// The CPU with `threads` threads (all cores if `None`) and the kernels of `isa` (`STERNA_ISA`, or the best that
-    /// the machine has, if `None`).
+    /// the machine has, if `None`) for `layout` (the best for the instruction set, if `None`).
     ///
     /// # Errors
     /// If the instruction set is unknown or absent.
-    pub fn new(threads: Option<usize>, isa: Option<Isa>) -> Result<CpuBackend, BackendError> {
+    pub fn new(threads: Option<usize>, isa: Option<Isa>, layout: Option<Layout>) -> Result<CpuBackend, BackendError> {
         let isa = match isa {
             Some(isa) => isa.require()?,
             None => Isa::from_env()?,
         };
+        let kernels = match layout {
+            Some(layout) => Kernels::with(isa, layout),
+            None => Kernels::get(isa),
+        };
         let threads = threads.unwrap_or_else(Pool::default_threads);
-        Ok(CpuBackend { kernels: Kernels::get(isa), pool: Arc::new(Pool::new(threads)) })
+        Ok(CpuBackend { kernels: verified(kernels), pool: Arc::new(Pool::new(threads)) })
+    }
+
+    /// The kernels in use.
+    pub fn kernels(&self) -> &Kernels {
+        &self.kernels
     }
 
     /// The instruction set in use.
@@ -44,6 +53,17 @@ impl CpuBackend {
     }
 }
 
+/// The kernels, or the portable ones if they fail their check.
+fn verified(kernels: Kernels) -> Kernels {
+    match kernels.verify() {
+        Ok(()) => kernels,
+        Err(mismatch) => {
+            tracing::warn!("{mismatch}: this machine or this build is at fault; going on with slow, portable kernels");
+            Kernels::with(Isa::Scalar, kernels.layout())
+        }
+    }
+}
+
 impl Backend for CpuBackend {
     fn name(&self) -> &str {
         "cpu"
@@ -51,7 +71,8 @@ impl Backend for CpuBackend {
 
     fn description(&self) -> String {
         let threads = self.threads();
-        format!("CPU, {} kernels, {threads} thread{}", self.isa(), if threads == 1 { "" } else { "s" })
+        let (isa, kernels) = (self.isa(), self.kernels.name());
+        format!("CPU, {isa}, kernels {kernels}, {threads} thread{}", if threads == 1 { "" } else { "s" })
     }
 
     fn build_stage(

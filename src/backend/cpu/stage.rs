@@ -18,7 +18,7 @@ use crate::model::ModelConfig;
 
 /// The embedding, blocks and head that one stage holds; each may be absent.
 pub(super) struct CpuStage {
-    kernels: &'static Kernels,
+    kernels: Kernels,
     pool: Arc<Pool>,
     config: ModelConfig,
     layers: Range<usize>,
@@ -41,7 +41,7 @@ struct Head {
 
 impl CpuStage {
     pub(super) fn build(
-        kernels: &'static Kernels,
+        kernels: Kernels,
         pool: Arc<Pool>,
         graph: &Graph,
         layers: Range<usize>,
@@ -55,7 +55,7 @@ impl CpuStage {
                 Layer::Embed => embed = Some(graph.embedding()?),
                 Layer::Block(number, spec) => {
                     let cache = KvLayer::new(kv.pages, config.num_kv_heads, config.head_dim, kv.kind);
-                    blocks.push(CpuBlock::build(graph, number, spec, cache)?);
+                    blocks.push(CpuBlock::build(graph, number, spec, kernels.layout(), cache)?);
                     progress.advance(graph.block_bytes(number));
                 }
                 Layer::Head => {
@@ -115,7 +115,7 @@ impl Stage for CpuStage {
             .collect();
         self.rope.rows(queries.iter().map(|query| query.position), &mut self.rope_rows);
         let mut context = BlockContext {
-            kernels: self.kernels,
+            kernels: &self.kernels,
             pool: &self.pool,
             config: &self.config,
             rope: &self.rope_rows,
@@ -126,7 +126,7 @@ impl Stage for CpuStage {
             block.forward(&mut context, &mut self.scratch, hidden);
         }
         if let Some(head) = &mut self.head {
-            head.forward(self.kernels, &self.pool, &self.config, batch, hidden, logits);
+            head.forward(&self.kernels, &self.pool, &self.config, batch, hidden, logits);
         }
         Ok(())
     }

@@ -1,0 +1,127 @@
+//! The check at start-up: a kernel against the definition.
+
+use super::{Block, Form, Kernels, Operand, Quads};
+use crate::layout::{GROUP, Layout};
+
+/// A kernel gives other sums than the definition: a fault of the machine, or of the build.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the kernel {kernel:?} gives wrong sums with {tokens} tokens")]
+pub struct Mismatch {
+    kernel: &'static str,
+    tokens: usize,
+}
+
+impl Kernels {
+    /// Compares the kernels with the definition, on two groups of rows and every number of tokens, extremes included.
+    /// Takes well below a millisecond.
+    ///
+    /// # Errors
+    /// The first [`Mismatch`].
+    pub fn verify(&self) -> Result<(), Mismatch> {
+        let cols = 17 * self.layout().tile_cols();
+        // Any mixture will do, as long as it is the same everywhere.
+        let random = |i: usize| (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+        let weights: Vec<i8> = (0..2 * GROUP * cols).map(|i| (random(i) % 3) as i8 - 1).collect();
+        for tokens in 1..=self.tokens() {
+            let q: Vec<i8> = (0..tokens * cols)
+                .map(|i| match random(i + tokens) % 8 {
+                    0 => -128,
+                    1 => 127,
+                    _ => (random(i) >> 8) as i8,
+                })
+                .collect();
+            let case = Case::new(self.layout(), cols, &weights, &q);
+            if case.operands(self).iter().any(|operand| case.sums(self, operand.get(&case)) != case.want) {
+                return Err(Mismatch { kernel: self.name(), tokens });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A product and what must come of it.
+pub(super) struct Case {
+    group_bytes: usize,
+    tiles: Vec<u8>,
+    tokens: usize,
+    stride: usize,
+    /// The activations' rows, padded.
+    q: Vec<i8>,
+    /// The sums by the definition.
+    pub(super) want: Vec<[i32; GROUP]>,
+}
+
+/// The activations in a form other than rows.
+pub(super) enum Prepared {
+    Rows,
+    Panel(Vec<Quads>),
+    Tables { tables: Vec<u8>, stride: usize },
+}
+
+impl Case {
+    /// `weights` are whole groups of rows and `q` some tokens, `cols` columns each.
+    pub(super) fn new(layout: Layout, cols: usize, weights: &[i8], q: &[i8]) -> Case {
+        let stride = cols.next_multiple_of(layout.tile_cols());
+        let padded = |rows: &[i8]| -> Vec<i8> {
+            let mut out = vec![0; rows.len() / cols * stride];
+            out.chunks_exact_mut(stride).zip(rows.chunks_exact(cols)).for_each(|(o, r)| o[..cols].copy_from_slice(r));
+            out
+        };
+        let (weights, q) = (padded(weights), padded(q));
+        let (groups, tokens) = (weights.len() / stride / GROUP, q.len() / stride);
+        let group_bytes = layout.bytes(GROUP, cols);
+        let mut tiles = vec![0; groups * group_bytes];
+        let mut want = vec![[0; GROUP]; groups * tokens];
+        for (row, values) in weights.chunks_exact(stride).enumerate() {
+            let (group, r) = (row / GROUP, row % GROUP);
+            layout.pack_row(values, r, &mut tiles[group * group_bytes..][..group_bytes]);
+            for (token, q) in q.chunks_exact(stride).enumerate() {
+                want[group * tokens + token][r] =
+                    values.iter().zip(q).map(|(&w, &q)| (i32::from(w) + 1) * i32::from(q)).sum();
+            }
+        }
+        Case { group_bytes, tiles, tokens, stride, q, want }
+    }
+
+    /// The activations in every form that `kernels` read.
+    pub(super) fn operands(&self, kernels: &Kernels) -> Vec<Prepared> {
+        match kernels.form() {
+            Form::Rows => vec![Prepared::Rows],
+            Form::Panels => {
+                let quad = |k: usize, token: usize| match token < self.tokens {
+                    true => std::array::from_fn(|b| self.q[token * self.stride + 4 * k + b]),
+                    false => [0; 4],
+                };
+                let panel = (0..self.stride / 4).map(|k| std::array::from_fn(|token| quad(k, token))).collect();
+                vec![Prepared::Rows, Prepared::Panel(panel)]
+            }
+            Form::Tables(builder) => {
+                let stride = (builder.bytes)(self.stride);
+                let mut tables = vec![0; self.tokens * stride];
+                for (q, table) in self.q.chunks_exact(self.stride).zip(tables.chunks_exact_mut(stride)) {
+                    kernels.build_table(q, table);
+                }
+                vec![Prepared::Tables { tables, stride }]
+            }
+        }
+    }
+
+    /// What `kernels` make of it.
+    pub(super) fn sums(&self, kernels: &Kernels, operand: Operand<'_>) -> Vec<[i32; GROUP]> {
+        let Case { group_bytes, ref tiles, tokens, .. } = *self;
+        let mut sums = vec![[i32::MIN; GROUP]; self.want.len()];
+        let prefetch = kernels.tuning().prefetch;
+        kernels.multiply(Block { tiles, group_bytes, operand, tokens, prefetch }, &mut sums);
+        sums
+    }
+}
+
+impl Prepared {
+    pub(super) fn get<'a>(&'a self, case: &'a Case) -> Operand<'a> {
+        match self {
+            Prepared::Rows => Operand::Rows { q: &case.q, stride: case.stride },
+            Prepared::Panel(quads) => Operand::Panel(quads),
+            Prepared::Tables { tables, stride } => Operand::Tables { tables, stride: *stride },
+        }
+    }
+}

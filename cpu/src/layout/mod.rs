@@ -1,0 +1,285 @@
+//! Packed ternary matrices.
+//!
+//! Every layout has the same frame: a matrix is cut into groups of [`GROUP`] rows, a group into tiles along the columns.
+//! The tiles of a group follow each other, and so do the groups: a product reads one sequential stream. Rows and columns
+//! are padded with zeros. How a tile holds its weights is the layout's own matter: one file each.
+
+pub(crate) mod t16;
+pub(crate) mod t16x5;
+
+use std::fmt;
+use std::str::FromStr;
+
+use rayon::prelude::*;
+
+use crate::buffer::AlignedBuf;
+
+/// Rows of a group, and of a tile.
+pub const GROUP: usize = 16;
+
+/// No layout's tile has more columns; rows of activations are padded so that a tile may reach beyond the last column.
+pub(crate) const MAX_TILE_COLS: usize = 64;
+
+/// How a tile holds its weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// 2 bits a weight: tiles of 16 columns in 64 bytes, four codes `w + 1` in a byte. For every instruction set.
+    T16,
+    /// 1.6 bits a weight: tiles of 20 columns in 64 bytes, five codes in a byte. For AVX-512 VBMI.
+    T16x5,
+}
+
+impl Layout {
+    /// All layouts.
+    pub const ALL: [Layout; 2] = [Layout::T16, Layout::T16x5];
+
+    /// The name used by `--layout` and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Layout::T16 => "t16",
+            Layout::T16x5 => "t16x5",
+        }
+    }
+
+    /// Columns of a tile.
+    pub const fn tile_cols(self) -> usize {
+        match self {
+            Layout::T16 => t16::COLS,
+            Layout::T16x5 => t16x5::COLS,
+        }
+    }
+
+    /// Bytes of a tile.
+    pub const fn tile_bytes(self) -> usize {
+        match self {
+            Layout::T16 | Layout::T16x5 => 64,
+        }
+    }
+
+    /// `cols`, padded to whole tiles.
+    pub(crate) const fn pad(self, cols: usize) -> usize {
+        cols.next_multiple_of(self.tile_cols())
+    }
+
+    /// Bytes of a matrix.
+    pub const fn bytes(self, rows: usize, cols: usize) -> usize {
+        rows.div_ceil(GROUP) * cols.div_ceil(self.tile_cols()) * self.tile_bytes()
+    }
+
+    /// Writes row `r` of a group from its values, padded to whole tiles with zeros.
+    pub(crate) fn pack_row(self, values: &[i8], r: usize, group: &mut [u8]) {
+        match self {
+            Layout::T16 => pack_words(values, r, group, t16::pack),
+            Layout::T16x5 => pack_words(values, r, group, t16x5::pack),
+        }
+    }
+
+    /// Reads row `r` of a group back, as far as `out` reaches.
+    pub(crate) fn unpack_row(self, group: &[u8], r: usize, out: &mut [i8]) {
+        match self {
+            Layout::T16 => unpack_words(group, r, out, t16::codes),
+            Layout::T16x5 => unpack_words(group, r, out, t16x5::codes),
+        }
+    }
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Layout {
+    type Err = UnknownLayout;
+
+    fn from_str(name: &str) -> Result<Layout, UnknownLayout> {
+        let layout = Layout::ALL.into_iter().find(|layout| layout.name().eq_ignore_ascii_case(name));
+        layout.ok_or_else(|| UnknownLayout(name.to_owned()))
+    }
+}
+
+/// The name is none of [`Layout::ALL`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown layout {0:?}: expected one of {names}", names = Layout::ALL.map(Layout::name).join(", "))]
+pub struct UnknownLayout(String);
+
+/// Packs a row whose part of a tile is the word `r` of the tile.
+fn pack_words<const COLS: usize>(values: &[i8], r: usize, group: &mut [u8], pack: impl Fn(&[i8; COLS]) -> [u8; 4]) {
+    for (values, tile) in values.as_chunks().0.iter().zip(group.as_chunks_mut::<64>().0) {
+        tile[4 * r..4 * r + 4].copy_from_slice(&pack(values));
+    }
+}
+
+/// Reads a row back whose part of a tile is the word `r` of the tile.
+fn unpack_words<const FIELDS: usize>(group: &[u8], r: usize, out: &mut [i8], codes: impl Fn(u8) -> [u8; FIELDS]) {
+    for (out, tile) in out.chunks_mut(4 * FIELDS).zip(group.as_chunks::<64>().0) {
+        for (c, out) in out.iter_mut().enumerate() {
+            *out = codes(tile[4 * r + c % 4])[c / 4] as i8 - 1;
+        }
+    }
+}
+
+/// A matrix of -1, 0 and +1 in one of the layouts.
+#[derive(Clone, Debug)]
+pub struct TernaryMatrix {
+    layout: Layout,
+    rows: usize,
+    cols: usize,
+    tiles: AlignedBuf<u8>,
+}
+
+impl TernaryMatrix {
+    /// Packs a matrix of `rows` × `cols`, on all cores. `read_row` fills in a row with -1, 0 and 1.
+    ///
+    /// # Errors
+    /// The first error of `read_row` that is seen.
+    pub fn pack<E: Send>(
+        layout: Layout,
+        rows: usize,
+        cols: usize,
+        read_row: impl Fn(usize, &mut [i8]) -> Result<(), E> + Sync,
+    ) -> Result<TernaryMatrix, E> {
+        let mut matrix = TernaryMatrix { layout, rows, cols, tiles: AlignedBuf::zeroed(layout.bytes(rows, cols)) };
+        let group_bytes = matrix.group_bytes();
+        let padded = layout.pad(cols);
+        matrix.tiles.par_chunks_exact_mut(group_bytes.max(1)).enumerate().try_for_each_init(
+            || vec![0i8; padded],
+            |row_buffer, (group, tiles)| {
+                for r in 0..GROUP {
+                    row_buffer.fill(0);
+                    let row = group * GROUP + r;
+                    if row < rows {
+                        read_row(row, &mut row_buffer[..cols])?;
+                    }
+                    layout.pack_row(row_buffer, r, tiles);
+                }
+                Ok(())
+            },
+        )?;
+        Ok(matrix)
+    }
+
+    /// How the tiles hold the weights.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Groups of rows.
+    pub fn row_groups(&self) -> usize {
+        self.rows.div_ceil(GROUP)
+    }
+
+    /// Tiles along the columns.
+    pub fn col_tiles(&self) -> usize {
+        self.cols.div_ceil(self.layout.tile_cols())
+    }
+
+    /// Bytes of a group of rows.
+    pub fn group_bytes(&self) -> usize {
+        self.col_tiles() * self.layout.tile_bytes()
+    }
+
+    /// Bytes of the matrix.
+    pub fn bytes(&self) -> usize {
+        self.tiles.len()
+    }
+
+    /// The tiles of `count` groups from `first`.
+    pub(crate) fn groups(&self, first: usize, count: usize) -> &[u8] {
+        let bytes = self.group_bytes();
+        &self.tiles[first * bytes..(first + count) * bytes]
+    }
+
+    /// Reads a row back.
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` is not `cols` long.
+    pub fn unpack_row(&self, row: usize, out: &mut [i8]) {
+        assert!(row < self.rows && out.len() == self.cols, "unpack_row: row or length");
+        self.layout.unpack_row(self.groups(row / GROUP, 1), row % GROUP, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(row: usize, col: usize) -> i8 {
+        ((row * 31 + col * 17 + row * col) % 3) as i8 - 1
+    }
+
+    fn pack(layout: Layout, rows: usize, cols: usize) -> TernaryMatrix {
+        TernaryMatrix::pack(layout, rows, cols, |row, out| {
+            out.iter_mut().enumerate().for_each(|(col, v)| *v = value(row, col));
+            Ok::<(), ()>(())
+        })
+        .expect("rows that cannot fail")
+    }
+
+    #[test]
+    fn rows_come_back() {
+        for layout in Layout::ALL {
+            assert!(layout.tile_cols() <= MAX_TILE_COLS);
+            assert_eq!(layout.name().parse(), Ok(layout));
+            for (rows, cols) in [(1, 1), (16, 16), (17, 33), (50, 100), (3, 270)] {
+                let matrix = pack(layout, rows, cols);
+                assert_eq!(matrix.bytes(), layout.bytes(rows, cols));
+                let mut out = vec![0; cols];
+                for row in 0..rows {
+                    matrix.unpack_row(row, &mut out);
+                    assert!((0..cols).all(|col| out[col] == value(row, col)), "{layout} {rows}x{cols} row {row}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_of_t16_are_as_documented() {
+        let matrix = pack(Layout::T16, 20, 20);
+        let tiles = matrix.groups(0, 2);
+        // Row 18 (group 1, r = 2), column 13 (tile 0, f = 3, b = 1).
+        let byte = tiles[2 * 64 + 4 * 2 + 1];
+        assert_eq!((byte >> 6) as i8 - 1, value(18, 13));
+        // Padding is code 1: row 20 and column 20 and beyond.
+        assert_eq!(tiles[2 * 64 + 4 * 4], 0b01010101);
+        assert_eq!(tiles[64] >> 2, 0b010101);
+    }
+
+    #[test]
+    fn bytes_of_t16x5_are_as_documented() {
+        let matrix = pack(Layout::T16x5, 20, 21);
+        // Row 18 (group 1, r = 2), columns 1, 5, 9, 13, 17 (tile 0, b = 1).
+        let code = |col: usize| (value(18, col) + 1) as u8;
+        let byte = matrix.groups(1, 1)[4 * 2 + 1];
+        assert_eq!(byte, code(1) + 3 * code(5) + 9 * code(9) + 27 * code(13) + 84 * code(17));
+        // Padding is code 1.
+        assert_eq!(matrix.groups(1, 1)[4 * 4], 1 + 3 + 9 + 27 + 84);
+    }
+
+    #[test]
+    fn every_byte_of_t16x5_tells_its_codes() {
+        for n in 0..243usize {
+            let values: [i8; t16x5::COLS] = std::array::from_fn(|c| (n / 3usize.pow(c as u32 / 4) % 3) as i8 - 1);
+            let byte = t16x5::pack(&values)[0];
+            assert_eq!(t16x5::codes(byte).map(|c| c as i8 - 1), std::array::from_fn(|f| values[4 * f]));
+            // The upper six bits alone tell the last code.
+            assert_eq!((byte & !3) / 84, t16x5::codes(byte)[4]);
+        }
+    }
+
+    #[test]
+    fn an_error_of_a_row_is_returned() {
+        let pack = |row, _: &mut [i8]| if row == 33 { Err("row 33") } else { Ok(()) };
+        assert_eq!(TernaryMatrix::pack(Layout::T16, 40, 8, pack).err(), Some("row 33"));
+    }
+}

@@ -1,0 +1,20 @@
+//! Layout T16: 2 bits a weight.
+//!
+//! Byte `4r + b` of a tile holds four codes `w + 1`: field `f` (bits 2f and 2f + 1) is column `4f + b` of row `r`. So
+//! the 32-bit word `r` is 16 consecutive columns of one row, and `(word >> 2f) & 0x03030303` is the operand of a
+//! four-way int8 dot product with activations `4f … 4f + 3`.
+
+/// Columns of a tile.
+pub(crate) const COLS: usize = 16;
+
+/// The four bytes of one row of a tile.
+pub(super) fn pack(values: &[i8; COLS]) -> [u8; 4] {
+    // No code exceeds two bits, so no byte carries into the next.
+    let code = |column: usize| (values[column] + 1) as u8 & 3;
+    std::array::from_fn(|b| code(b) | code(4 + b) << 2 | code(8 + b) << 4 | code(12 + b) << 6)
+}
+
+/// The codes that a byte holds, field by field.
+pub(crate) fn codes(byte: u8) -> [u8; 4] {
+    std::array::from_fn(|f| byte >> (2 * f) & 3)
+}
