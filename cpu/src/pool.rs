@@ -209,14 +209,13 @@ impl Shared {
         let left = |hand: u64| first(hand) < end(hand);
         let own = self.hands[slot]
             .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |hand| left(hand).then_some(hand + (1 << 32)));
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |hand| left(hand).then(|| hand + (1 << 32)));
         if let Ok(hand) = own {
             return Some(first(hand) as usize);
         }
         let others = self.hands[slot + 1..].iter().chain(&self.hands[..slot]);
         let mut taken = others.filter_map(|hand| {
-            let taken =
-                hand.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |hand| left(hand).then_some(hand - 1));
+            let taken = hand.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |hand| left(hand).then(|| hand - 1));
             taken.ok().map(|hand| end(hand) as usize - 1)
         });
         taken.next()
@@ -433,8 +432,12 @@ mod tests {
     fn parked_workers_wake() {
         let pool = Pool::new(2);
         for _ in 0..3 {
-            thread::sleep(SPIN * 20);
-            assert!(pool.shared.parked[0].load(Ordering::SeqCst), "the worker parks");
+            let start = Instant::now();
+            let parks = || pool.shared.parked[0].load(Ordering::SeqCst);
+            while !parks() && start.elapsed() < Duration::from_secs(10) {
+                thread::sleep(SPIN);
+            }
+            assert!(parks(), "the worker parks");
             let ran_by_worker = AtomicBool::new(false);
             let start = Instant::now();
             while !ran_by_worker.load(Ordering::Relaxed) && start.elapsed() < Duration::from_secs(10) {
