@@ -39,6 +39,8 @@ struct Shared {
     state: Padded<AtomicU64>,
     /// The next task to claim.
     next: Padded<AtomicUsize>,
+    /// What is left for each thread of a region that was dealt out: first task in the upper half, end in the lower.
+    hands: Vec<Padded<AtomicU64>>,
     /// What the open region runs. Written only while no worker is inside a region.
     work: UnsafeCell<Option<Work>>,
     /// Which workers are parked.
@@ -74,6 +76,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             state: Padded::default(),
             next: Padded::default(),
+            hands: (0..=workers).map(|_| Padded::default()).collect(),
             work: UnsafeCell::new(None),
             parked: (0..workers).map(|_| AtomicBool::new(false)).collect(),
             stop: AtomicBool::new(false),
@@ -110,7 +113,37 @@ impl Pool {
     /// As [`Pool::run`]; the task is also given a slot below [`Pool::threads`] and the number of tasks, which no other
     /// thread uses at the same time: an index to memory of its own.
     pub fn run_with_slot(&self, tasks: usize, task: &Task<'_>) {
-        if tasks <= 1 || self.workers.is_empty() || INSIDE.get() {
+        self.region(tasks, task, || ());
+    }
+
+    /// As [`Pool::run_with_slot`], for tasks that read memory one behind the other: each thread is dealt a run of
+    /// adjacent tasks and takes them in order. Who is done early takes from the end of another's run.
+    ///
+    /// # Panics
+    /// If there are 2^32 tasks or more, or as [`Pool::run`].
+    pub fn run_in_order(&self, tasks: usize, task: &Task<'_>) {
+        if self.is_alone(tasks) {
+            (0..tasks).for_each(|i| task(i, 0));
+            return;
+        }
+        let shared = &*self.shared;
+        let threads = self.threads();
+        let take_all = |_: usize, slot: usize| {
+            while let Some(i) = shared.take(slot) {
+                task(i, slot);
+            }
+        };
+        self.region(threads.min(tasks), &take_all, || shared.deal(tasks));
+    }
+
+    /// Whether a region runs on the calling thread alone.
+    fn is_alone(&self, tasks: usize) -> bool {
+        tasks <= 1 || self.workers.is_empty() || INSIDE.get()
+    }
+
+    /// Runs a region; `prepare` is called while no other is open.
+    fn region(&self, tasks: usize, task: &Task<'_>, prepare: impl FnOnce()) {
+        if self.is_alone(tasks) {
             (0..tasks).for_each(|i| task(i, 0));
             return;
         }
@@ -123,6 +156,7 @@ impl Pool {
         // SAFETY: this thread holds `region`, the last region is closed and empty.
         unsafe { *shared.work.get() = Some(Work { task, tasks }) };
         shared.next.0.store(0, Ordering::Relaxed);
+        prepare();
         shared.state.0.fetch_add(REGION, Ordering::SeqCst);
         for (parked, worker) in shared.parked.iter().zip(&self.workers) {
             if parked.load(Ordering::SeqCst) && parked.swap(false, Ordering::SeqCst) {
@@ -160,6 +194,33 @@ impl Drop for Pool {
 }
 
 impl Shared {
+    /// Gives each thread its share of the tasks.
+    fn deal(&self, tasks: usize) {
+        let hands = self.hands.len() as u64;
+        let tasks = u64::from(u32::try_from(tasks).expect("fewer than 2^32 tasks"));
+        for (i, hand) in (0..).zip(&self.hands) {
+            hand.0.store((i * tasks / hands) << 32 | (i + 1) * tasks / hands, Ordering::Relaxed);
+        }
+    }
+
+    /// The next task of the thread in `slot`; when it has none left, the last of another.
+    fn take(&self, slot: usize) -> Option<usize> {
+        let (first, end) = (|hand: u64| hand >> 32, |hand: u64| hand & u64::from(u32::MAX));
+        let left = |hand: u64| first(hand) < end(hand);
+        let own = self.hands[slot]
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |hand| left(hand).then(|| hand + (1 << 32)));
+        if let Ok(hand) = own {
+            return Some(first(hand) as usize);
+        }
+        let others = self.hands[slot + 1..].iter().chain(&self.hands[..slot]);
+        let mut taken = others.filter_map(|hand| {
+            let taken = hand.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |hand| left(hand).then(|| hand - 1));
+            taken.ok().map(|hand| end(hand) as usize - 1)
+        });
+        taken.next()
+    }
+
     /// Claims and runs tasks until none is left. A panic is kept for the caller of the region.
     fn claim(&self, work: Work, slot: usize) {
         INSIDE.set(true);
@@ -313,6 +374,20 @@ mod tests {
     }
 
     #[test]
+    fn tasks_in_order_run_once_each() {
+        for threads in 1..=4 {
+            let pool = Pool::new(threads);
+            let counts: Vec<AtomicU32> = (0..100).map(|_| AtomicU32::new(0)).collect();
+            for region in 0..2000 {
+                pool.run_in_order(region % 100, &|i, _| _ = counts[i].fetch_add(1, Ordering::Relaxed));
+            }
+            for (i, count) in counts.iter().enumerate() {
+                assert_eq!(count.load(Ordering::Relaxed) as usize, 20 * (99 - i), "task {i}");
+            }
+        }
+    }
+
+    #[test]
     fn slots_are_used_by_one_thread_at_a_time() {
         let pool = Pool::new(4);
         let busy: Vec<AtomicBool> = (0..4).map(|_| AtomicBool::new(false)).collect();
@@ -357,8 +432,12 @@ mod tests {
     fn parked_workers_wake() {
         let pool = Pool::new(2);
         for _ in 0..3 {
-            thread::sleep(SPIN * 20);
-            assert!(pool.shared.parked[0].load(Ordering::SeqCst), "the worker parks");
+            let start = Instant::now();
+            let parks = || pool.shared.parked[0].load(Ordering::SeqCst);
+            while !parks() && start.elapsed() < Duration::from_secs(10) {
+                thread::sleep(SPIN);
+            }
+            assert!(parks(), "the worker parks");
             let ran_by_worker = AtomicBool::new(false);
             let start = Instant::now();
             while !ran_by_worker.load(Ordering::Relaxed) && start.elapsed() < Duration::from_secs(10) {
