@@ -15,6 +15,7 @@
 //! stages, the [`engine`] runs sequences through them. `docs/architecture.md` tells the whole.
 
 pub mod backend;
+pub mod bench;
 pub mod demo;
 pub mod engine;
 pub mod format;

@@ -95,8 +95,10 @@ pub trait Stage: Send {
 /// Memory of a stage, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StageMemory {
-    /// Packed weights and norms (the embedding and the head stay in the mapped file).
+    /// Packed ternary weights.
     pub weights: u64,
+    /// What is read of the head for one token.
+    pub head: u64,
     /// Key-value cache, when all its pages are in use.
     pub kv_cache: u64,
 }

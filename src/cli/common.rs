@@ -46,9 +46,23 @@ pub(super) struct ModelArgs {
 
 /// Number types of the key-value cache.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum KvArg {
+pub(super) enum KvArg {
     F16,
     F32,
+}
+
+impl KvArg {
+    pub(super) fn kind(self) -> KvType {
+        match self {
+            KvArg::F16 => KvType::F16,
+            KvArg::F32 => KvType::F32,
+        }
+    }
+}
+
+/// One thread per core.
+pub(super) fn default_threads() -> u16 {
+    std::thread::available_parallelism().map_or(1, |n| u16::try_from(n.get()).unwrap_or(u16::MAX))
 }
 
 impl ModelArgs {
@@ -59,10 +73,7 @@ impl ModelArgs {
             isa: self.isa,
             layout: self.layout,
             context: self.ctx.map(|ctx| ctx as usize),
-            kv: match self.kv {
-                KvArg::F16 => KvType::F16,
-                KvArg::F32 => KvType::F32,
-            },
+            kv: self.kv.kind(),
             chunk: self.chunk as usize,
             placement: self.placement.clone(),
             taps,

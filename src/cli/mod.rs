@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod bench;
 mod chat;
 mod common;
 mod completions;
@@ -44,6 +45,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Write logits (and hidden states) of a text to a safetensors file, to check against other software
     Logits(logits::Args),
+    /// Measure tokens per second, next to the limits of this machine
+    Bench(bench::Args),
     /// Write a random model of a given shape, for benchmarks
     Synth(synth::Args),
     /// Print the completion script of a shell
@@ -66,6 +69,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Chat(args) => chat::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Logits(args) => logits::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Completions(args) => completions::run(args),
     };

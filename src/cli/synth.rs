@@ -73,12 +73,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// The shape of that name, or in that file.
-pub(super) fn shape(name: &str) -> anyhow::Result<Shape> {
-    if let Some(shape) = Shape::named(name) {
-        return Ok(shape);
-    }
-    let names = Shape::names().collect::<Vec<_>>().join(", ");
-    let text = std::fs::read_to_string(name)
-        .with_context(|| format!("{name:?} is neither a known shape ({names}) nor a file that can be read"))?;
-    serde_json::from_str(&text).with_context(|| format!("{name}: not the shape of a model"))
+fn shape(name: &str) -> anyhow::Result<Shape> {
+    known_shape(name).or_else(|unknown| {
+        let text = std::fs::read_to_string(name).with_context(|| format!("{unknown}, and no file that can be read"))?;
+        serde_json::from_str(&text).with_context(|| format!("{name}: not the shape of a model"))
+    })
+}
+
+/// The shape of that name.
+pub(super) fn known_shape(name: &str) -> anyhow::Result<Shape> {
+    let names = || Shape::names().collect::<Vec<_>>().join(", ");
+    Shape::named(name).with_context(|| format!("{name:?} is not the name of a shape ({})", names()))
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sterna_cpu::kv::{KvType, PAGE_LEN};
-use sterna_cpu::{Isa, Layout};
+use sterna_cpu::{Isa, Kernels, Layout};
 
 use super::{Engine, Error, GenerateOptions, Generation, Sampling, SequenceId, Work};
 use crate::backend::cpu::CpuBackend;
@@ -70,6 +70,8 @@ struct Shared {
     engine: Mutex<Engine>,
     context: usize,
     backend: String,
+    kernels: Kernels,
+    placement: String,
     sampling: Sampling,
     end_tokens: Vec<u32>,
 }
@@ -99,7 +101,7 @@ impl Model {
         let context = options.context.unwrap_or(config.max_position_embeddings.min(DEFAULT_CONTEXT)).max(1);
         let pages = context.div_ceil(PAGE_LEN) * options.sequences.max(1);
         let backend = Arc::new(CpuBackend::new(options.threads, options.isa, options.layout)?);
-        let description = backend.description();
+        let (description, kernels) = (backend.description(), *backend.kernels());
         let mut placement = Placement::parse(&options.placement, graph.blocks().len())?;
         for tap in &options.taps {
             let layer = match tap {
@@ -127,6 +129,8 @@ impl Model {
                 engine: Mutex::new(engine),
                 context,
                 backend: description,
+                kernels,
+                placement: options.placement.clone(),
                 graph,
             }),
         })
@@ -165,6 +169,16 @@ impl Model {
     /// What computes, for people.
     pub fn backend(&self) -> &str {
         &self.shared.backend
+    }
+
+    /// The matrix kernels of the CPU.
+    pub fn kernels(&self) -> &Kernels {
+        &self.shared.kernels
+    }
+
+    /// Which backend serves which layer, as it was asked for.
+    pub fn placement(&self) -> &str {
+        &self.shared.placement
     }
 
     /// Positions that a session may hold.

@@ -145,6 +145,7 @@ impl Stage for CpuStage {
     fn memory(&self) -> StageMemory {
         StageMemory {
             weights: self.blocks.iter().map(CpuBlock::weight_bytes).sum(),
+            head: self.head.as_ref().map_or(0, |head| head.weight.data.len() as u64),
             kv_cache: self.blocks.iter().map(CpuBlock::kv_bytes).sum(),
         }
     }
