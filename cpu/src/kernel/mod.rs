@@ -3,17 +3,15 @@
 //! A kernel multiplies groups of 16 packed rows ([`crate::layout`]) with the int8 rows of several tokens and gives the
 //! exact sums over codes, `Σ (w + 1) · q`; [`mod@crate::linear`] subtracts `Σ q` and applies the scales.
 
-#[cfg(target_arch = "x86_64")]
-mod avx2;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
-#[cfg(target_arch = "x86_64")]
-mod avxvnni;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod operand;
 mod portable;
 mod table;
 #[cfg(test)]
 mod tests;
 mod verify;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use verify::Mismatch;
 
@@ -194,16 +192,3 @@ impl Kernels {
         }
     }
 }
-
-/// Calls `$kernel::<T>` with the number of tokens as a constant.
-#[cfg(target_arch = "x86_64")]
-macro_rules! for_tokens {
-    ($tokens:expr, [$($t:literal),*], $kernel:ident $args:tt) => {
-        match $tokens {
-            $($t => $kernel::<$t> $args,)*
-            _ => unreachable!("the block was checked"),
-        }
-    };
-}
-#[cfg(target_arch = "x86_64")]
-pub(crate) use for_tokens;

@@ -1,8 +1,8 @@
 //! The table of kernels: which exist, what they need, and which one is taken.
 
-use super::{Form, Kernel, MAX_TOKENS, portable};
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512, avxvnni};
+use super::x86;
+use super::{Form, Kernel, MAX_TOKENS, portable};
 use crate::Isa;
 use crate::layout::Layout;
 
@@ -30,11 +30,26 @@ pub(super) static TABLE: &[Entry] = &[
     entry(Isa::Scalar, Layout::T16, "T16 portable", Form::Rows, portable::t16),
     entry(Isa::Scalar, Layout::T16x5, "T16x5 portable", Form::Rows, portable::t16x5),
     #[cfg(target_arch = "x86_64")]
-    entry(Isa::Avx2, Layout::T16, "T16 maddubs 256", Form::Rows, avx2::multiply),
+    entry(Isa::Avx2, Layout::T16, "T16 maddubs 256", Form::Panels, x86::t16_avx2),
     #[cfg(target_arch = "x86_64")]
-    entry(Isa::AvxVnni, Layout::T16, "T16 VNNI 256", Form::Rows, avxvnni::multiply),
+    entry(Isa::AvxVnni, Layout::T16, "T16 VNNI 256", Form::Panels, x86::t16_avxvnni),
     #[cfg(target_arch = "x86_64")]
-    entry(Isa::Avx512, Layout::T16, "T16 VNNI 512", Form::Rows, avx512::multiply),
+    entry(Isa::Avx512Bw, Layout::T16, "T16 maddubs 512", Form::Panels, x86::t16_avx512bw),
+    #[cfg(target_arch = "x86_64")]
+    entry(Isa::Avx512, Layout::T16, "T16 VNNI 512", Form::Panels, x86::t16_avx512),
+    #[cfg(target_arch = "x86_64")]
+    entry(Isa::Avx2, Layout::T16x5, "T16x5 maddubs 256", Form::Panels, x86::t16x5_avx2),
+    #[cfg(target_arch = "x86_64")]
+    entry(Isa::AvxVnni, Layout::T16x5, "T16x5 VNNI 256", Form::Panels, x86::t16x5_avxvnni),
+    #[cfg(target_arch = "x86_64")]
+    entry(Isa::Avx512Bw, Layout::T16x5, "T16x5 maddubs 512", Form::Panels, x86::t16x5_avx512bw),
+    #[cfg(target_arch = "x86_64")]
+    entry(Isa::Avx512, Layout::T16x5, "T16x5 VNNI 512", Form::Panels, x86::t16x5_avx512),
+    #[cfg(target_arch = "x86_64")]
+    Entry {
+        extra: || is_x86_feature_detected!("avx512vbmi"),
+        ..entry(Isa::Avx512, Layout::T16x5, "T16x5 VNNI 512 VBMI", Form::Panels, x86::t16x5_vbmi)
+    },
 ];
 
 /// The best kernel for `layout` that `isa`, which the machine has, covers.
@@ -44,7 +59,12 @@ pub(super) fn find(isa: Isa, layout: Layout) -> &'static Entry {
     TABLE.iter().rev().find(usable).expect("every layout has a portable kernel")
 }
 
-/// The layout to pack for `isa`.
-pub(super) fn best_layout(_isa: Isa) -> Layout {
+/// The layout to pack for `isa`: fewer bytes where unpacking them costs nothing.
+pub(super) fn best_layout(isa: Isa) -> Layout {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512 && is_x86_feature_detected!("avx512vbmi") {
+        return Layout::T16x5;
+    }
+    let _ = isa;
     Layout::T16
 }

@@ -1,0 +1,146 @@
+//! Kernels over `vpmaddubsw`, whose 16-bit sums are widened before they can overflow.
+
+use super::simd::Simd;
+use super::unpack::Unpack;
+use super::{Sums, TILE, Tiles, for_tokens};
+use crate::kernel::operand::{Panel, Rows, Source};
+use crate::kernel::{Block, Operand};
+use crate::layout::GROUP;
+use crate::prefetch::prefetch;
+
+/// Tiles whose sums fit into 16 bits: a field adds at most 2 · 2 · 128 = 512 to a lane, and 64 fit.
+const fn tiles_of_one_sum(fields: usize) -> usize {
+    63 / fields
+}
+
+/// Tiles whose fields 1 and 3 fit into 16 bits as four times the code: 2 · 2048 a tile.
+const TILES_OF_SCALED: usize = 7;
+
+/// [`crate::kernel::Kernel`] for rows and panels.
+///
+/// # Safety
+/// The machine has what `S` and `L` need, and the block was checked.
+#[inline(always)]
+pub(super) unsafe fn multiply<S: Simd, L: Unpack<S>>(block: Block<'_>, sums: &mut [[i32; GROUP]]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match block.operand {
+            Operand::Rows { q, stride } => groups::<S, L, _>(block, Rows::new(q, stride), sums),
+            Operand::Panel(quads) => groups::<S, L, _>(block, Panel::new(quads), sums),
+            Operand::Tables { .. } => unreachable!("the block was checked"),
+        }
+    }
+}
+
+/// # Safety
+/// As [`multiply`].
+#[inline(always)]
+unsafe fn groups<S: Simd, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums: &mut [[i32; GROUP]]) {
+    let tokens = block.tokens;
+    for group in 0..block.tiles.len() / block.group_bytes {
+        // SAFETY: the block was checked: the groups are in `tiles`, their sums in `sums`.
+        unsafe {
+            let (tiles, out) = (Tiles::new(&block, group, S::BYTES), Sums::new(sums, group, tokens, S::BYTES / 4));
+            if tokens == 1 && L::FIELDS == 4 {
+                match S::BYTES == TILE {
+                    true => one::<S, A, 1>(tiles, q, out),
+                    false => one::<S, A, 2>(tiles, q, out),
+                }
+                continue;
+            }
+            // One vector of rows after the other: a code then meets as many tokens as there are registers.
+            for n in 0..TILE / S::BYTES {
+                let (tiles, out) = (tiles.next(n), out.next(n));
+                for_tokens!(tokens, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], |T| vector::<S, L, A, T>(tiles, q, out));
+            }
+        }
+    }
+}
+
+/// One token with a whole group of T16, `N` vectors. The codes are used where they stand: after one shift, two masks
+/// serve four fields.
+///
+/// # Safety
+/// The machine has what `S` needs; `tiles`, `q` and `out` hold what they are asked for.
+#[inline(always)]
+unsafe fn one<S: Simd, A: Source, const N: usize>(tiles: Tiles, q: A, out: Sums) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Of the fields as they are, and of those times four.
+        let mut wide = [[S::zero(); 2]; N];
+        for first in (0..tiles.count).step_by(TILES_OF_SCALED) {
+            let mut sums = [[S::zero(); 2]; N];
+            for t in first..tiles.count.min(first + TILES_OF_SCALED) {
+                let tile = tiles.start.add(t * TILE);
+                prefetch(tile, tiles.ahead);
+                let mut bytes = [S::zero(); N];
+                for n in 0..N {
+                    bytes[n] = S::load(tile.add(n * tiles.apart));
+                }
+                for pair in 0..2 {
+                    for scaled in 0..2 {
+                        let four = S::four(q.at(4 * t + 2 * pair + scaled, 0));
+                        for n in 0..N {
+                            let codes = S::and(bytes[n], S::bytes(3 << (2 * scaled)));
+                            sums[n][scaled] = S::add16(sums[n][scaled], S::products(codes, four));
+                        }
+                    }
+                    for n in 0..N {
+                        bytes[n] = S::shift16(bytes[n], 4);
+                    }
+                }
+            }
+            for n in 0..N {
+                for scaled in 0..2 {
+                    wide[n][scaled] = S::add32(wide[n][scaled], S::widen(sums[n][scaled]));
+                }
+            }
+        }
+        for n in 0..N {
+            S::store(out.at(n, 0), S::add32(wide[n][0], S::shift32(wide[n][1], 2)));
+        }
+    }
+}
+
+/// `T` tokens with one vector of rows.
+///
+/// # Safety
+/// The machine has what `S` and `L` need; `tiles`, `q` and `out` hold what they are asked for.
+#[inline(always)]
+unsafe fn vector<S: Simd, L: Unpack<S>, A: Source, const T: usize>(tiles: Tiles, q: A, out: Sums) {
+    let run = tiles_of_one_sum(L::FIELDS);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut wide = [S::zero(); T];
+        for first in (0..tiles.count).step_by(run) {
+            let mut sums = [S::zero(); T];
+            for t in first..tiles.count.min(first + run) {
+                let tile = tiles.start.add(t * TILE);
+                prefetch(tile, tiles.ahead);
+                let half = L::unpack(S::load(tile));
+                macro_rules! field {
+                    ($field:literal) => {
+                        if $field < L::FIELDS {
+                            let codes = L::codes(half, $field);
+                            for token in 0..T {
+                                let four = S::four(q.at(t * L::FIELDS + $field, token));
+                                sums[token] = S::add16(sums[token], S::products(codes, four));
+                            }
+                        }
+                    };
+                }
+                field!(0);
+                field!(1);
+                field!(2);
+                field!(3);
+                field!(4);
+            }
+            for token in 0..T {
+                wide[token] = S::add32(wide[token], S::widen(sums[token]));
+            }
+        }
+        for token in 0..T {
+            S::store(out.at(0, token), wide[token]);
+        }
+    }
+}

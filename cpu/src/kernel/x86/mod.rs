@@ -1,0 +1,151 @@
+//! x86-64: kernels over vectors of 256 and 512 bits.
+//!
+//! [`vnni`] multiplies with `vpdpbusd`, [`maddubs`] with `vpmaddubsw`. Their bodies are generic over the vector
+//! ([`simd`]) and the layout ([`unpack`]) and are inlined into the functions below, which name the instruction sets.
+
+mod maddubs;
+mod simd;
+mod unpack;
+mod vnni;
+
+use super::Block;
+use crate::layout::GROUP;
+use simd::{Avx2, Avx512, AvxVnni};
+use unpack::{T16, T16x5, T16x5Vbmi};
+
+/// Bytes of a tile.
+const TILE: usize = 64;
+
+/// The tiles of a group of rows, or of two.
+#[derive(Clone, Copy)]
+struct Tiles {
+    /// The first tile.
+    start: *const u8,
+    /// Tiles along the columns.
+    count: usize,
+    /// Distance between the vectors that are multiplied side by side.
+    apart: usize,
+    /// How far ahead to prefetch, in bytes.
+    ahead: usize,
+}
+
+impl Tiles {
+    /// # Safety
+    /// The block has such a group.
+    #[inline(always)]
+    unsafe fn new(block: &Block<'_>, group: usize, apart: usize) -> Tiles {
+        // SAFETY: the caller's promise.
+        let start = unsafe { block.tiles.as_ptr().add(group * block.group_bytes) };
+        Tiles { start, count: block.group_bytes / TILE, apart, ahead: block.prefetch }
+    }
+
+    /// The same from vector `n` on.
+    ///
+    /// # Safety
+    /// There is such a vector.
+    #[inline(always)]
+    unsafe fn next(self, n: usize) -> Tiles {
+        // SAFETY: the caller's promise.
+        unsafe { Tiles { start: self.start.add(n * self.apart), ..self } }
+    }
+}
+
+/// Where the sums of [`Tiles`] go.
+#[derive(Clone, Copy)]
+struct Sums {
+    start: *mut i32,
+    /// Distance between the sums of the vectors that are multiplied side by side.
+    apart: usize,
+}
+
+impl Sums {
+    /// # Safety
+    /// `sums` has such a group.
+    #[inline(always)]
+    unsafe fn new(sums: &mut [[i32; GROUP]], group: usize, tokens: usize, apart: usize) -> Sums {
+        // SAFETY: the caller's promise.
+        Sums { start: unsafe { sums.as_mut_ptr().add(group * tokens).cast() }, apart }
+    }
+
+    /// The sums of vector `n` and `token`.
+    ///
+    /// # Safety
+    /// There are such.
+    #[inline(always)]
+    unsafe fn at(self, n: usize, token: usize) -> *mut i32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.start.add(n * self.apart + token * GROUP) }
+    }
+
+    /// The same from vector `n` on.
+    ///
+    /// # Safety
+    /// There is such a vector.
+    #[inline(always)]
+    unsafe fn next(self, n: usize) -> Sums {
+        // SAFETY: the caller's promise.
+        unsafe { Sums { start: self.at(n, 0), ..self } }
+    }
+
+    /// The same from `token` on.
+    ///
+    /// # Safety
+    /// There is such a token.
+    #[inline(always)]
+    unsafe fn skip(self, token: usize) -> Sums {
+        // SAFETY: the caller's promise.
+        unsafe { Sums { start: self.at(0, token), ..self } }
+    }
+}
+
+/// Evaluates an expression with the number of tokens as a constant.
+macro_rules! for_tokens {
+    ($tokens:expr, [$($t:literal),*], |$n:ident| $call:expr) => {
+        match $tokens {
+            $($t => {
+                const $n: usize = $t;
+                $call
+            })*
+            _ => unreachable!("the block was checked"),
+        }
+    };
+}
+use for_tokens;
+
+/// Defines [`super::Kernel`]s: a body, compiled for instruction sets.
+macro_rules! kernels {
+    ($($(#[$meta:meta])* $name:ident, $features:literal = $body:path;)*) => {
+        $(
+            $(#[$meta])*
+            ///
+            /// # Safety
+            /// The machine has the instruction sets, and the block was checked.
+            #[target_feature(enable = $features)]
+            pub(super) fn $name(block: Block<'_>, sums: &mut [[i32; GROUP]]) {
+                // SAFETY: the instruction sets are enabled; the rest is the caller's promise.
+                unsafe { $body(block, sums) }
+            }
+        )*
+    };
+}
+
+kernels! {
+    /// T16, `vpmaddubsw` on 256 bits.
+    t16_avx2, "avx2" = maddubs::multiply::<Avx2, T16>;
+    /// T16x5, `vpmaddubsw` on 256 bits.
+    t16x5_avx2, "avx2" = maddubs::multiply::<Avx2, T16x5>;
+    /// T16, `vpmaddubsw` on 512 bits.
+    t16_avx512bw, "avx2,avx512f,avx512bw" = maddubs::multiply::<Avx512, T16>;
+    /// T16x5, `vpmaddubsw` on 512 bits.
+    t16x5_avx512bw, "avx2,avx512f,avx512bw" = maddubs::multiply::<Avx512, T16x5>;
+    /// T16, `vpdpbusd` on 256 bits in VEX form.
+    t16_avxvnni, "avx2,avxvnni" = vnni::multiply::<AvxVnni, T16>;
+    /// T16x5, `vpdpbusd` on 256 bits in VEX form.
+    t16x5_avxvnni, "avx2,avxvnni" = vnni::multiply::<AvxVnni, T16x5>;
+    /// T16, `vpdpbusd` on 512 bits.
+    t16_avx512, "avx2,avx512f,avx512bw,avx512vl,avx512vnni" = vnni::multiply::<Avx512, T16>;
+    /// T16x5, `vpdpbusd` on 512 bits, unpacked by arithmetic.
+    t16x5_avx512, "avx2,avx512f,avx512bw,avx512vl,avx512vnni" = vnni::multiply::<Avx512, T16x5>;
+    /// T16x5, `vpdpbusd` on 512 bits, unpacked by `vpermb`.
+    t16x5_vbmi, "avx2,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi" = vnni::multiply::<Avx512, T16x5Vbmi>;
+}

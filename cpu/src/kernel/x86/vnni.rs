@@ -1,0 +1,192 @@
+//! Kernels over `vpdpbusd`.
+//!
+//! [`few`] streams one group of rows, with a sum for each field so that the dependent chains are short; [`many`] keeps
+//! one sum for each token and vector of rows, 24 of 512 bits or 12 of 256, and is limited by `vpdpbusd` alone.
+
+use super::simd::Dot;
+use super::unpack::Unpack;
+use super::{Sums, TILE, Tiles, for_tokens};
+use crate::kernel::operand::{Panel, Rows, Source};
+use crate::kernel::{Block, Operand};
+use crate::layout::GROUP;
+use crate::prefetch::prefetch;
+
+/// Tokens of [`many`] on 256 bits: 12 sums leave four registers of 16.
+const NARROW_TOKENS: usize = 6;
+
+/// [`crate::kernel::Kernel`] for rows and panels.
+///
+/// # Safety
+/// The machine has what `S` and `L` need, and the block was checked.
+#[inline(always)]
+pub(super) unsafe fn multiply<S: Dot, L: Unpack<S>>(block: Block<'_>, sums: &mut [[i32; GROUP]]) {
+    // SAFETY: the caller's promise. That a vector is a whole tile or half of one is known when this is compiled.
+    unsafe {
+        match (block.operand, S::BYTES == TILE) {
+            (Operand::Rows { q, stride }, true) => wide::<S, L, _>(block, Rows::new(q, stride), sums),
+            (Operand::Panel(quads), true) => wide::<S, L, _>(block, Panel::new(quads), sums),
+            (Operand::Rows { q, stride }, false) => narrow::<S, L, _>(block, Rows::new(q, stride), sums),
+            (Operand::Panel(quads), false) => narrow::<S, L, _>(block, Panel::new(quads), sums),
+            (Operand::Tables { .. }, _) => unreachable!("the block was checked"),
+        }
+    }
+}
+
+/// 512 bits: a tile is one vector.
+///
+/// # Safety
+/// As [`multiply`].
+#[inline(always)]
+unsafe fn wide<S: Dot, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums: &mut [[i32; GROUP]]) {
+    let (tokens, groups) = (block.tokens, block.tiles.len() / block.group_bytes);
+    // As many as have all their sums in registers.
+    let is_few = tokens <= if L::FIELDS == 4 { 6 } else { 4 };
+    let mut group = 0;
+    while group < groups {
+        // SAFETY: the block was checked: the groups are in `tiles`, their sums in `sums`.
+        unsafe {
+            let (tiles, out) =
+                (Tiles::new(&block, group, block.group_bytes), Sums::new(sums, group, tokens, GROUP * tokens));
+            if tokens == 1 {
+                few::<S, L, A, 1, 2, 1>(tiles, q, out);
+                group += 1;
+            } else if is_few {
+                for_tokens!(tokens, [2, 3, 4, 5, 6], |T| few::<S, L, A, 1, 1, T>(tiles, q, out));
+                group += 1;
+            } else if group + 1 < groups {
+                for_tokens!(tokens, [5, 6, 7, 8, 9, 10, 11, 12], |T| many::<S, L, A, 2, T>(tiles, q, out));
+                group += 2;
+            } else {
+                for_tokens!(tokens, [5, 6, 7, 8, 9, 10, 11, 12], |T| many::<S, L, A, 1, T>(tiles, q, out));
+                group += 1;
+            }
+        }
+    }
+}
+
+/// 256 bits: a tile is two vectors.
+///
+/// # Safety
+/// As [`multiply`].
+#[inline(always)]
+unsafe fn narrow<S: Dot, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums: &mut [[i32; GROUP]]) {
+    let tokens = block.tokens;
+    for group in 0..block.tiles.len() / block.group_bytes {
+        // SAFETY: the block was checked: the groups are in `tiles`, their sums in `sums`, the tokens in `q`.
+        unsafe {
+            let (tiles, out) = (Tiles::new(&block, group, S::BYTES), Sums::new(sums, group, tokens, GROUP / 2));
+            if tokens == 1 {
+                few::<S, L, A, 2, 1, 1>(tiles, q, out);
+                continue;
+            }
+            // As evenly as they go.
+            let share = tokens.div_ceil(tokens.div_ceil(NARROW_TOKENS));
+            for first in (0..tokens).step_by(share) {
+                let (q, out) = (q.skip(first), out.skip(first));
+                let count = share.min(tokens - first);
+                for_tokens!(count, [1, 2, 3, 4, 5, 6], |T| many::<S, L, A, 2, T>(tiles, q, out));
+            }
+        }
+    }
+}
+
+/// `T` tokens with `N` vectors side by side, in steps of `U` tiles: a sum for each field, tile, vector and token.
+///
+/// # Safety
+/// The machine has what `S` and `L` need; `tiles`, `q` and `out` hold what they are asked for.
+#[inline(always)]
+unsafe fn few<S: Dot, L: Unpack<S>, A: Source, const N: usize, const U: usize, const T: usize>(
+    tiles: Tiles,
+    q: A,
+    out: Sums,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [[[[S::zero(); 5]; T]; N]; U];
+        macro_rules! tile {
+            ($t:expr, $sums:expr) => {
+                let (t, sums) = ($t, $sums);
+                let tile = tiles.start.add(t * TILE);
+                prefetch(tile, tiles.ahead);
+                for n in 0..N {
+                    let scaled = L::unpack_scaled(S::load(tile.add(n * tiles.apart)));
+                    for field in 0..L::FIELDS {
+                        let codes = L::scaled(scaled, field);
+                        for token in 0..T {
+                            let sum = &mut sums[n][token][field];
+                            *sum = S::dot(*sum, codes, S::four(q.at(t * L::FIELDS + field, token)));
+                        }
+                    }
+                }
+            };
+        }
+        let whole = tiles.count / U * U;
+        for first in (0..whole).step_by(U) {
+            for u in 0..U {
+                tile!(first + u, &mut sums[u]);
+            }
+        }
+        for t in whole..tiles.count {
+            tile!(t, &mut sums[0]);
+        }
+        for n in 0..N {
+            for token in 0..T {
+                let mut total = sums[0][n][token];
+                for u in 1..U {
+                    for field in 0..L::FIELDS {
+                        total[field] = S::add32(total[field], sums[u][n][token][field]);
+                    }
+                }
+                S::store(out.at(n, token), L::unscale(total));
+            }
+        }
+    }
+}
+
+/// `T` tokens with `N` vectors side by side: a sum for each vector and token.
+///
+/// # Safety
+/// As [`few`].
+#[inline(always)]
+unsafe fn many<S: Dot, L: Unpack<S>, A: Source, const N: usize, const T: usize>(tiles: Tiles, q: A, out: Sums) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [[S::zero(); T]; N];
+        for t in 0..tiles.count {
+            let tile = tiles.start.add(t * TILE);
+            let mut half = [L::unpack(S::load(tile)); N];
+            prefetch(tile, tiles.ahead);
+            for n in 1..N {
+                let tile = tile.add(n * tiles.apart);
+                half[n] = L::unpack(S::load(tile));
+                prefetch(tile, tiles.ahead);
+            }
+            macro_rules! field {
+                ($field:literal) => {
+                    if $field < L::FIELDS {
+                        let mut codes = [S::zero(); N];
+                        for n in 0..N {
+                            codes[n] = L::codes(half[n], $field);
+                        }
+                        for token in 0..T {
+                            let four = S::four(q.at(t * L::FIELDS + $field, token));
+                            for n in 0..N {
+                                sums[n][token] = S::dot(sums[n][token], codes[n], four);
+                            }
+                        }
+                    }
+                };
+            }
+            field!(0);
+            field!(1);
+            field!(2);
+            field!(3);
+            field!(4);
+        }
+        for n in 0..N {
+            for token in 0..T {
+                S::store(out.at(n, token), sums[n][token]);
+            }
+        }
+    }
+}
