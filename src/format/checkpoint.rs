@@ -212,6 +212,14 @@ impl Checkpoint {
         self.data_of(self.require(name)?)
     }
 
+    /// Says that the bytes of a tensor are not needed for now, so that a mapped file does not count as memory in use. They
+    /// can still be read.
+    pub fn release(&self, name: &str) {
+        if let Ok(data) = self.data(name) {
+            data.release();
+        }
+    }
+
     /// A vector of `len` floats, such as the weights of a norm, from `F32`, `F16` or `BF16`.
     ///
     /// # Errors

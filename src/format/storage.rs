@@ -58,6 +58,23 @@ impl Storage {
     }
 }
 
+impl Storage {
+    /// Tells the system that the bytes `range` are not needed for now: those of a mapped file leave memory, and come back
+    /// from the file if they are read again.
+    fn release(&self, range: &Range<usize>) {
+        #[cfg(unix)]
+        if let Storage::Mapped(map) = self {
+            // SAFETY: of a read-only map of a file, dropped pages are read from the file again: no byte changes.
+            let advised =
+                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+            // A hint: a system that does not take it keeps the pages.
+            let _ = advised;
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+}
+
 impl Deref for Storage {
     type Target = [u8];
 
@@ -82,6 +99,11 @@ impl TensorData {
     pub(super) fn new(storage: Arc<Storage>, range: Range<usize>) -> Option<TensorData> {
         storage.get(range.clone())?;
         Some(TensorData { storage, range })
+    }
+
+    /// Tells the system that these bytes are not needed for now.
+    pub(super) fn release(&self) {
+        self.storage.release(&self.range);
     }
 
     /// All bytes of `storage`.

@@ -130,6 +130,8 @@ impl Graph {
         let weight = TernaryMatrix::pack(layout, spec.rows, spec.cols, |row, out| {
             source.read_row(spec.order.source_row(row), out)
         })?;
+        // What was packed is not needed twice.
+        self.checkpoint.release(&spec.name);
         Ok(Linear { weight, scale: source.scale() })
     }
 
