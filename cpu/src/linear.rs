@@ -4,9 +4,17 @@ use crate::kernel::{Block, Kernels, MAX_TOKENS};
 use crate::layout::{GROUP, TernaryMatrix};
 use crate::pool::{Pool, SharedSlice};
 use crate::quant::Activations;
+use crate::simd::{Lanes, per_isa};
 
-/// Groups of 16 rows that a kernel is given at once: pairs, so that two share the activations.
-const STEP: usize = 2;
+/// Most matrices of a call to [`linear`].
+pub const MAX_JOBS: usize = 4;
+
+/// Sums of 16 rows that a kernel makes at once: two groups of rows with as many tokens as it takes.
+const SUMS: usize = 2 * MAX_TOKENS;
+
+/// Tasks per thread when there are many tokens: enough to share the work evenly, few enough that each reads its
+/// activations from the second-level cache many times.
+const TASKS: usize = 8;
 
 /// One matrix of a call to [`linear`].
 pub struct LinearJob<'a> {
@@ -25,80 +33,147 @@ pub struct LinearJob<'a> {
 ///
 /// # Panics
 /// If a matrix has other columns than the activations or another layout than the kernels, an output another length than
-/// tokens × rows, or if the activations were quantized for kernels that read another form.
+/// tokens × rows, if there are more than [`MAX_JOBS`] jobs, or if the activations were quantized for kernels that read
+/// another form.
 pub fn linear(pool: &Pool, kernels: &Kernels, acts: &Activations, jobs: &mut [LinearJob<'_>]) {
     for job in jobs.iter() {
         assert_eq!(job.weight.cols(), acts.cols(), "linear: columns");
         assert_eq!(job.weight.layout(), kernels.layout(), "linear: layout");
         assert_eq!(job.out.len(), acts.tokens() * job.weight.rows(), "linear: length of the output");
     }
+    assert!(jobs.len() <= MAX_JOBS, "linear: number of jobs");
     if acts.tokens() == 0 || acts.cols() == 0 {
         return;
     }
-    let groups: usize = jobs.iter().map(|job| job.weight.row_groups()).sum();
-    let group_bytes = kernels.layout().bytes(GROUP, acts.cols());
-    // At least four tasks a thread, as far as there are groups.
-    let fair = groups.div_ceil(4 * pool.threads());
-    let chunk = (kernels.tuning().task_bytes / group_bytes).clamp(1, fair.max(1)).next_multiple_of(STEP);
-    let shared: Vec<_> =
-        jobs.iter_mut().map(|job| (job.weight, job.scale, job.add, SharedSlice::new(job.out))).collect();
-    let tasks = shared.iter().map(|(weight, ..)| weight.row_groups().div_ceil(chunk)).sum();
-    pool.run(tasks, &|mut task| {
-        for (weight, scale, add, out) in &shared {
-            let count = weight.row_groups().div_ceil(chunk);
-            if task < count {
-                let first = task * chunk;
-                let last = (first + chunk).min(weight.row_groups());
-                let output = Output { out, scale: *scale, add: *add };
-                for group in (first..last).step_by(STEP) {
-                    multiply(kernels, acts, weight, group, STEP.min(last - group), &output);
-                }
+    let plan = Plan::new(pool, kernels, acts, jobs.iter().map(|job| job.weight.row_groups()));
+    let mut shared: [Option<Job<'_>>; MAX_JOBS] = Default::default();
+    for (shared, job) in shared.iter_mut().zip(jobs) {
+        *shared = Some(Job { weight: job.weight, scale: job.scale, add: job.add, out: SharedSlice::new(job.out) });
+    }
+    pool.run_in_order(plan.tasks, &|task, _| {
+        let (mut chunk, share) = (task / plan.shares, task % plan.shares);
+        for job in shared.iter().flatten() {
+            let chunks = job.weight.row_groups().div_ceil(plan.chunk);
+            if chunk < chunks {
+                let first = chunk * plan.chunk;
+                let count = plan.chunk.min(job.weight.row_groups() - first);
+                job.multiply(kernels, acts, &plan, first, count, share);
                 return;
             }
-            task -= count;
+            chunk -= chunks;
         }
     });
 }
 
-/// Where the products of a job go.
-struct Output<'a> {
-    out: &'a SharedSlice<'a, f32>,
-    scale: f32,
-    add: bool,
+/// How the work is cut.
+struct Plan {
+    /// Groups of rows of a task.
+    chunk: usize,
+    /// Shares of the tokens; each is another task.
+    shares: usize,
+    /// Tokens of a share.
+    share: usize,
+    /// Tokens that meet all groups of a task before the next do: so many stay in the second-level cache.
+    block: usize,
+    tasks: usize,
 }
 
-/// All tokens with `count` groups of a matrix from `first`.
-fn multiply(
-    kernels: &Kernels,
-    acts: &Activations,
-    weight: &TernaryMatrix,
-    first: usize,
-    count: usize,
-    output: &Output<'_>,
-) {
-    let tiles = weight.groups(first, count);
-    let mut sums = [[0i32; GROUP]; STEP * MAX_TOKENS];
-    let mut token = 0;
-    while token < acts.tokens() {
-        let tokens = kernels.tokens().min(acts.tokens() - token);
-        let operand = acts.operand(kernels, token);
-        let (group_bytes, prefetch) = (weight.group_bytes(), kernels.tuning().prefetch);
-        let block = Block { tiles, group_bytes, operand, tokens, prefetch };
-        let sums = &mut sums[..count * tokens];
-        kernels.multiply(block, sums);
-        for (i, sums) in sums.iter().enumerate() {
-            let (group, token) = (first + i / tokens, token + i % tokens);
-            let row = group * GROUP;
-            let rows = GROUP.min(weight.rows() - row);
-            // SAFETY: each row of a matrix belongs to one task.
-            let out = unsafe { output.out.range(token * weight.rows() + row, rows) };
-            let factor = output.scale / acts.scale(token);
-            for (out, sum) in out.iter_mut().zip(sums) {
-                let value = (sum - acts.sum(token)) as f32 * factor;
-                *out = if output.add { *out + value } else { value };
+impl Plan {
+    fn new(pool: &Pool, kernels: &Kernels, acts: &Activations, groups: impl Iterator<Item = usize> + Clone) -> Plan {
+        let (tokens, tuning) = (acts.tokens(), kernels.tuning());
+        let all_groups: usize = groups.clone().sum();
+        let chunks = |chunk: usize| groups.clone().map(|groups| groups.div_ceil(chunk)).sum::<usize>();
+        if tokens <= kernels.tokens() {
+            // A stream of weights: at least four tasks a thread, as far as there are groups.
+            let fair = all_groups.div_ceil(4 * pool.threads());
+            let group_bytes = kernels.layout().bytes(GROUP, acts.cols());
+            let chunk = (tuning.task_bytes / group_bytes).clamp(1, fair.max(1)).next_multiple_of(2);
+            return Plan { chunk, shares: 1, share: tokens, block: tokens, tasks: chunks(chunk) };
+        }
+        let chunk = (all_groups / (TASKS * pool.threads())).clamp(2, 32).next_multiple_of(2);
+        let row_tasks = chunks(chunk);
+        // With few rows for many threads, the tokens are shared too.
+        let panels = tokens.div_ceil(MAX_TOKENS);
+        let shares = if pool.threads() == 1 { 1 } else { (4 * pool.threads()).div_ceil(row_tasks).min(panels) };
+        let share = panels.div_ceil(shares) * MAX_TOKENS;
+        let shares = tokens.div_ceil(share);
+        let block = (tuning.block_bytes / acts.cols()).next_multiple_of(MAX_TOKENS);
+        Plan { chunk, shares, share, block, tasks: row_tasks * shares }
+    }
+}
+
+/// A job as its tasks see it.
+struct Job<'a> {
+    weight: &'a TernaryMatrix,
+    scale: f32,
+    add: bool,
+    out: SharedSlice<'a, f32>,
+}
+
+impl Job<'_> {
+    /// `count` groups of the matrix from `first`, with a share of the tokens.
+    fn multiply(&self, kernels: &Kernels, acts: &Activations, plan: &Plan, first: usize, count: usize, share: usize) {
+        let mut sums = [[0i32; GROUP]; SUMS];
+        let tokens = share * plan.share..acts.tokens().min((share + 1) * plan.share);
+        let at_once = kernels.tokens();
+        for block in tokens.clone().step_by(plan.block) {
+            let block = block..tokens.end.min(block + plan.block);
+            // Pairs of groups, which some kernels multiply side by side; as many as there is room for.
+            let step = (SUMS / block.len().min(at_once)).max(2) / 2 * 2;
+            for group in (first..first + count).step_by(step) {
+                let groups = step.min(first + count - group);
+                let tiles = self.weight.groups(group, groups);
+                for token in block.clone().step_by(at_once) {
+                    let tokens = at_once.min(block.end - token);
+                    let operand = acts.operand(kernels, token);
+                    let (group_bytes, prefetch) = (self.weight.group_bytes(), kernels.tuning().prefetch);
+                    let sums = &mut sums[..groups * tokens];
+                    kernels.multiply(Block { tiles, group_bytes, operand, tokens, prefetch }, sums);
+                    store(kernels.isa(), self, acts, sums, group, token..token + tokens);
+                }
             }
         }
-        token += tokens;
+    }
+}
+
+per_isa! {
+    /// Scales the sums of some tokens with the groups from `group`, and puts them where they belong.
+    fn store(job: &Job<'_>, acts: &Activations, sums: &[[i32; GROUP]], group: usize, tokens: std::ops::Range<usize>) =
+        store_body;
+}
+
+#[inline(always)]
+fn store_body<S: Lanes>(
+    job: &Job<'_>,
+    acts: &Activations,
+    sums: &[[i32; GROUP]],
+    group: usize,
+    tokens: std::ops::Range<usize>,
+) {
+    let rows = job.weight.rows();
+    for (i, token) in tokens.clone().enumerate() {
+        let (sum, factor) = (acts.sum(token), job.scale / acts.scale(token));
+        for (g, sums) in sums.iter().skip(i).step_by(tokens.len()).enumerate() {
+            let row = (group + g) * GROUP;
+            // SAFETY: each row of a matrix, with each share of the tokens, belongs to one task.
+            let out = unsafe { job.out.range(token * rows + row, GROUP.min(rows - row)) };
+            if let Some(out) = out.first_chunk_mut::<GROUP>() {
+                put(out, sums, sum, factor, job.add);
+            } else {
+                put(out, sums, sum, factor, job.add);
+            }
+        }
+    }
+}
+
+/// Rows of one group and token. Called with a whole group, its length is known and it becomes vector code.
+#[inline(always)]
+fn put(out: &mut [f32], sums: &[i32; GROUP], sum: i32, factor: f32, add: bool) {
+    let value = |of: &i32| (of - sum) as f32 * factor;
+    if add {
+        out.iter_mut().zip(sums).for_each(|(out, of)| *out += value(of));
+    } else {
+        out.iter_mut().zip(sums).for_each(|(out, of)| *out = value(of));
     }
 }
 
@@ -124,7 +199,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn every_isa_layout_and_thread_count_gives_the_definition(
-            rows in 1usize..150, cols in 1usize..200, tokens in 1usize..30, seed: u64,
+            rows in 1usize..150, cols in 1usize..200, tokens in 1usize..40, seed: u64,
         ) {
             let x: Vec<f32> = (0..tokens * cols).map(|i| (((i as u64 * 7919) ^ seed) % 2001) as f32 - 1000.0).collect();
             for layout in Layout::ALL {

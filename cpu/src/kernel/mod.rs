@@ -22,13 +22,17 @@ use table::Entry;
 /// Most tokens that a kernel is given at once, and tokens of a panel.
 pub(crate) const MAX_TOKENS: usize = 12;
 
+/// Kernels may read as many tokens as are a multiple of this.
+pub(crate) const ROUND: usize = 4;
+
 /// Columns `4i … 4i + 3` of the tokens of a panel: what one step of a kernel for many tokens reads.
 pub(crate) type Quads = [[i8; 4]; MAX_TOKENS];
 
 /// The activations in the form that a kernel reads.
 #[derive(Clone, Copy)]
 pub(crate) enum Operand<'a> {
-    /// One row per token, `stride` apart, padded with zeros to whole tiles.
+    /// One row per token, `stride` apart, padded with zeros to whole tiles; behind the last, rows of anything up to a
+    /// multiple of [`ROUND`].
     Rows { q: &'a [i8], stride: usize },
     /// Four columns of all tokens after each other, padded with zeros to whole tiles.
     Panel(&'a [Quads]),
@@ -52,17 +56,22 @@ pub(crate) struct Block<'a> {
 }
 
 impl Block<'_> {
+    /// Number of groups.
+    fn groups(&self) -> usize {
+        self.tiles.len() / self.group_bytes
+    }
+
     /// Checks what the kernels rely on: whole groups, activations in bounds and in the right form, room for the sums.
     fn check(&self, entry: &Entry, sums: &[[i32; GROUP]]) {
         let layout = entry.layout;
         assert!((1..=entry.tokens).contains(&self.tokens) && self.group_bytes > 0, "kernel: tokens or columns");
         assert!(self.group_bytes.is_multiple_of(layout.tile_bytes()), "kernel: whole tiles");
         assert!(self.tiles.len().is_multiple_of(self.group_bytes), "kernel: whole groups");
-        assert_eq!(sums.len(), self.tiles.len() / self.group_bytes * self.tokens, "kernel: sums");
+        assert_eq!(sums.len(), self.groups() * self.tokens, "kernel: sums");
         let cols = self.group_bytes / layout.tile_bytes() * layout.tile_cols();
         let fits = match (self.operand, entry.form) {
             (Operand::Rows { q, stride }, Form::Rows | Form::Panels) => {
-                stride >= cols && q.len() >= (self.tokens - 1) * stride + cols
+                stride >= cols && q.len() >= (self.tokens.next_multiple_of(ROUND) - 1) * stride + cols
             }
             (Operand::Panel(quads), Form::Panels) => quads.len() >= cols / 4,
             (Operand::Tables { tables, stride }, Form::Tables(builder)) => {
@@ -112,11 +121,14 @@ pub struct Tuning {
     /// Packed bytes of a task when few tokens are multiplied: enough to hide what claiming it costs, few enough to
     /// share the work evenly.
     pub task_bytes: usize,
+    /// Activations, in bytes, that meet all rows of a task before the next do when there are many tokens: about half of
+    /// the second-level cache.
+    pub block_bytes: usize,
 }
 
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning { prefetch: 8 << 10, task_bytes: 64 << 10 }
+        Tuning { prefetch: 8 << 10, task_bytes: 64 << 10, block_bytes: 512 << 10 }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The check at start-up: a kernel against the definition.
 
-use super::{Block, Form, Kernels, Operand, Quads};
+use super::{Block, Form, Kernels, Operand, Quads, ROUND};
 use crate::layout::{GROUP, Layout};
 
 /// A kernel gives other sums than the definition: a fault of the machine, or of the build.
@@ -67,7 +67,7 @@ impl Case {
             out.chunks_exact_mut(stride).zip(rows.chunks_exact(cols)).for_each(|(o, r)| o[..cols].copy_from_slice(r));
             out
         };
-        let (weights, q) = (padded(weights), padded(q));
+        let (weights, mut q) = (padded(weights), padded(q));
         let (groups, tokens) = (weights.len() / stride / GROUP, q.len() / stride);
         let group_bytes = layout.bytes(GROUP, cols);
         let mut tiles = vec![0; groups * group_bytes];
@@ -80,6 +80,8 @@ impl Case {
                     values.iter().zip(q).map(|(&w, &q)| (i32::from(w) + 1) * i32::from(q)).sum();
             }
         }
+        // Rows of anything.
+        q.resize(tokens.next_multiple_of(ROUND) * stride, 77);
         Case { group_bytes, tiles, tokens, stride, q, want }
     }
 
@@ -90,7 +92,8 @@ impl Case {
             Form::Panels => {
                 let quad = |k: usize, token: usize| match token < self.tokens {
                     true => std::array::from_fn(|b| self.q[token * self.stride + 4 * k + b]),
-                    false => [0; 4],
+                    // What is behind the tokens must not matter.
+                    false => [77; 4],
                 };
                 let panel = (0..self.stride / 4).map(|k| std::array::from_fn(|token| quad(k, token))).collect();
                 vec![Prepared::Rows, Prepared::Panel(panel)]

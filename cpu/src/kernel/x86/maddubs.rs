@@ -37,10 +37,10 @@ pub(super) unsafe fn multiply<S: Simd, L: Unpack<S>>(block: Block<'_>, sums: &mu
 #[inline(always)]
 unsafe fn groups<S: Simd, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums: &mut [[i32; GROUP]]) {
     let tokens = block.tokens;
-    for group in 0..block.tiles.len() / block.group_bytes {
+    for group in 0..block.groups() {
         // SAFETY: the block was checked: the groups are in `tiles`, their sums in `sums`.
         unsafe {
-            let (tiles, out) = (Tiles::new(&block, group, S::BYTES), Sums::new(sums, group, tokens, S::BYTES / 4));
+            let (tiles, out) = (Tiles::new(&block, group, S::BYTES), Sums::new(&block, group, S::BYTES / 4, sums));
             if tokens == 1 && L::FIELDS == 4 {
                 match S::BYTES == TILE {
                     true => one::<S, A, 1>(tiles, q, out),
@@ -51,7 +51,7 @@ unsafe fn groups<S: Simd, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums:
             // One vector of rows after the other: a code then meets as many tokens as there are registers.
             for n in 0..TILE / S::BYTES {
                 let (tiles, out) = (tiles.next(n), out.next(n));
-                for_tokens!(tokens, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], |T| vector::<S, L, A, T>(tiles, q, out));
+                for_tokens!(tokens, [1, 2, 4, 8, 12], |T| vector::<S, L, A, T>(tiles, q, out));
             }
         }
     }
@@ -102,7 +102,7 @@ unsafe fn one<S: Simd, A: Source, const N: usize>(tiles: Tiles, q: A, out: Sums)
     }
 }
 
-/// `T` tokens with one vector of rows.
+/// Up to `T` tokens with one vector of rows.
 ///
 /// # Safety
 /// The machine has what `S` and `L` need; `tiles`, `q` and `out` hold what they are asked for.
@@ -140,7 +140,9 @@ unsafe fn vector<S: Simd, L: Unpack<S>, A: Source, const T: usize>(tiles: Tiles,
             }
         }
         for token in 0..T {
-            S::store(out.at(0, token), wide[token]);
+            if token < out.tokens {
+                S::store(out.at(0, token), wide[token]);
+            }
         }
     }
 }

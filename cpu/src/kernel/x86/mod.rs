@@ -56,15 +56,18 @@ struct Sums {
     start: *mut i32,
     /// Distance between the sums of the vectors that are multiplied side by side.
     apart: usize,
+    /// Tokens that there is room for.
+    tokens: usize,
 }
 
 impl Sums {
     /// # Safety
-    /// `sums` has such a group.
+    /// The block has such a group, and `sums` has room for all.
     #[inline(always)]
-    unsafe fn new(sums: &mut [[i32; GROUP]], group: usize, tokens: usize, apart: usize) -> Sums {
+    unsafe fn new(block: &Block<'_>, group: usize, apart: usize, sums: &mut [[i32; GROUP]]) -> Sums {
         // SAFETY: the caller's promise.
-        Sums { start: unsafe { sums.as_mut_ptr().add(group * tokens).cast() }, apart }
+        let start = unsafe { sums.as_mut_ptr().add(group * block.tokens).cast() };
+        Sums { start, apart, tokens: block.tokens }
     }
 
     /// The sums of vector `n` and `token`.
@@ -87,22 +90,22 @@ impl Sums {
         unsafe { Sums { start: self.at(n, 0), ..self } }
     }
 
-    /// The same from `token` on.
+    /// At most `count` tokens from `token` on.
     ///
     /// # Safety
     /// There is such a token.
     #[inline(always)]
-    unsafe fn skip(self, token: usize) -> Sums {
+    unsafe fn skip(self, token: usize, count: usize) -> Sums {
         // SAFETY: the caller's promise.
-        unsafe { Sums { start: self.at(0, token), ..self } }
+        unsafe { Sums { start: self.at(0, token), tokens: count.min(self.tokens - token), ..self } }
     }
 }
 
-/// Evaluates an expression with the number of tokens as a constant.
+/// Evaluates an expression with the number of tokens as a constant, rounded up to the next that is listed.
 macro_rules! for_tokens {
     ($tokens:expr, [$($t:literal),*], |$n:ident| $call:expr) => {
         match $tokens {
-            $($t => {
+            $(..=$t => {
                 const $n: usize = $t;
                 $call
             })*

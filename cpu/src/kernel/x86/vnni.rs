@@ -23,8 +23,8 @@ pub(super) unsafe fn multiply<S: Dot, L: Unpack<S>>(block: Block<'_>, sums: &mut
     // SAFETY: the caller's promise. That a vector is a whole tile or half of one is known when this is compiled.
     unsafe {
         match (block.operand, S::BYTES == TILE) {
-            (Operand::Rows { q, stride }, true) => wide::<S, L, _>(block, Rows::new(q, stride), sums),
-            (Operand::Panel(quads), true) => wide::<S, L, _>(block, Panel::new(quads), sums),
+            (Operand::Rows { q, stride }, true) => wide_rows::<S, L>(block, Rows::new(q, stride), sums),
+            (Operand::Panel(quads), true) => wide_panel::<S, L>(block, Panel::new(quads), sums),
             (Operand::Rows { q, stride }, false) => narrow::<S, L, _>(block, Rows::new(q, stride), sums),
             (Operand::Panel(quads), false) => narrow::<S, L, _>(block, Panel::new(quads), sums),
             (Operand::Tables { .. }, _) => unreachable!("the block was checked"),
@@ -32,13 +32,13 @@ pub(super) unsafe fn multiply<S: Dot, L: Unpack<S>>(block: Block<'_>, sums: &mut
     }
 }
 
-/// 512 bits: a tile is one vector.
+/// 512 bits, where a tile is one vector, and up to twelve rows.
 ///
 /// # Safety
 /// As [`multiply`].
 #[inline(always)]
-unsafe fn wide<S: Dot, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums: &mut [[i32; GROUP]]) {
-    let (tokens, groups) = (block.tokens, block.tiles.len() / block.group_bytes);
+unsafe fn wide_rows<S: Dot, L: Unpack<S>>(block: Block<'_>, q: Rows, sums: &mut [[i32; GROUP]]) {
+    let (tokens, groups) = (block.tokens, block.groups());
     // As many as have all their sums in registers.
     let is_few = tokens <= if L::FIELDS == 4 { 6 } else { 4 };
     let mut group = 0;
@@ -46,19 +46,40 @@ unsafe fn wide<S: Dot, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums: &m
         // SAFETY: the block was checked: the groups are in `tiles`, their sums in `sums`.
         unsafe {
             let (tiles, out) =
-                (Tiles::new(&block, group, block.group_bytes), Sums::new(sums, group, tokens, GROUP * tokens));
+                (Tiles::new(&block, group, block.group_bytes), Sums::new(&block, group, GROUP * tokens, sums));
             if tokens == 1 {
-                few::<S, L, A, 1, 2, 1>(tiles, q, out);
+                few::<S, L, Rows, 1, 2, 1>(tiles, q, out);
                 group += 1;
             } else if is_few {
-                for_tokens!(tokens, [2, 3, 4, 5, 6], |T| few::<S, L, A, 1, 1, T>(tiles, q, out));
+                for_tokens!(tokens, [2, 3, 4, 5, 6], |T| few::<S, L, Rows, 1, 1, T>(tiles, q, out));
                 group += 1;
             } else if group + 1 < groups {
-                for_tokens!(tokens, [5, 6, 7, 8, 9, 10, 11, 12], |T| many::<S, L, A, 2, T>(tiles, q, out));
+                for_tokens!(tokens, [6, 8, 12], |T| many::<S, L, Rows, 2, T>(tiles, q, out));
                 group += 2;
             } else {
-                for_tokens!(tokens, [5, 6, 7, 8, 9, 10, 11, 12], |T| many::<S, L, A, 1, T>(tiles, q, out));
+                for_tokens!(tokens, [6, 8, 12], |T| many::<S, L, Rows, 1, T>(tiles, q, out));
                 group += 1;
+            }
+        }
+    }
+}
+
+/// 512 bits and a panel.
+///
+/// # Safety
+/// As [`multiply`].
+#[inline(always)]
+unsafe fn wide_panel<S: Dot, L: Unpack<S>>(block: Block<'_>, q: Panel, sums: &mut [[i32; GROUP]]) {
+    let (tokens, groups) = (block.tokens, block.groups());
+    for group in (0..groups).step_by(2) {
+        // SAFETY: as in `wide_rows`.
+        unsafe {
+            let (tiles, out) =
+                (Tiles::new(&block, group, block.group_bytes), Sums::new(&block, group, GROUP * tokens, sums));
+            if group + 1 < groups {
+                for_tokens!(tokens, [4, 8, 12], |T| many::<S, L, Panel, 2, T>(tiles, q, out));
+            } else {
+                for_tokens!(tokens, [4, 8, 12], |T| many::<S, L, Panel, 1, T>(tiles, q, out));
             }
         }
     }
@@ -71,10 +92,10 @@ unsafe fn wide<S: Dot, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums: &m
 #[inline(always)]
 unsafe fn narrow<S: Dot, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums: &mut [[i32; GROUP]]) {
     let tokens = block.tokens;
-    for group in 0..block.tiles.len() / block.group_bytes {
+    for group in 0..block.groups() {
         // SAFETY: the block was checked: the groups are in `tiles`, their sums in `sums`, the tokens in `q`.
         unsafe {
-            let (tiles, out) = (Tiles::new(&block, group, S::BYTES), Sums::new(sums, group, tokens, GROUP / 2));
+            let (tiles, out) = (Tiles::new(&block, group, S::BYTES), Sums::new(&block, group, GROUP / 2, sums));
             if tokens == 1 {
                 few::<S, L, A, 2, 1, 1>(tiles, q, out);
                 continue;
@@ -82,9 +103,8 @@ unsafe fn narrow<S: Dot, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums: 
             // As evenly as they go.
             let share = tokens.div_ceil(tokens.div_ceil(NARROW_TOKENS));
             for first in (0..tokens).step_by(share) {
-                let (q, out) = (q.skip(first), out.skip(first));
-                let count = share.min(tokens - first);
-                for_tokens!(count, [1, 2, 3, 4, 5, 6], |T| many::<S, L, A, 2, T>(tiles, q, out));
+                let (q, out) = (q.skip(first), out.skip(first, share));
+                for_tokens!(out.tokens, [2, 4, 6], |T| many::<S, L, A, 2, T>(tiles, q, out));
             }
         }
     }
@@ -143,7 +163,7 @@ unsafe fn few<S: Dot, L: Unpack<S>, A: Source, const N: usize, const U: usize, c
     }
 }
 
-/// `T` tokens with `N` vectors side by side: a sum for each vector and token.
+/// Up to `T` tokens with `N` vectors side by side: a sum for each vector and token.
 ///
 /// # Safety
 /// As [`few`].
@@ -185,7 +205,9 @@ unsafe fn many<S: Dot, L: Unpack<S>, A: Source, const N: usize, const T: usize>(
         }
         for n in 0..N {
             for token in 0..T {
-                S::store(out.at(n, token), sums[n][token]);
+                if token < out.tokens {
+                    S::store(out.at(n, token), sums[n][token]);
+                }
             }
         }
     }
