@@ -164,3 +164,36 @@ fn completions_are_printed() {
         sterna().args(["completions", shell]).assert().success().stdout(contains("inspect"));
     }
 }
+
+#[test]
+fn bench_measures_every_combination() {
+    let mut command = sterna();
+    command.args(["bench", "demo", "-p", "8,16", "-n", "4", "-d", "0,8", "-t", "1,2", "--kv", "f16,f32", "-r", "2"]);
+    let report = json(command.args(["--isa", "scalar", "--layout", "t16,t16x5", "--format", "json"]));
+    let rows = report["rows"].as_array().unwrap();
+    // 3 tests, 2 depths, 2 numbers of threads, 2 caches, 2 layouts; a machine with two states may split rows.
+    assert!(rows.len() >= 48, "{}", rows.len());
+    for row in rows {
+        assert!(row["tokens_per_second"]["median"].as_f64().unwrap() > 0.0, "{row}");
+        assert_eq!((&row["device"], &row["placement"], &row["parallel"]), (&"cpu".into(), &"cpu".into(), &1.into()));
+        assert!(row["bytes_per_token"].as_u64().unwrap() > 1 << 20);
+        match row["test"].as_str() {
+            Some("pp") => assert_eq!((&row["limit"], &row["n_gen"]), (&"int8".into(), &0.into())),
+            _ => assert!(row["limit"] == "read" && row["limit_share"].as_f64().unwrap() > 0.0),
+        }
+    }
+    assert!(report["machine"]["read_gbps"]["1"].as_f64().unwrap() > 0.0);
+    assert!(report["machine"]["barrier_ns"]["2"].as_f64().unwrap() > 0.0);
+
+    sterna().args(["bench", "demo", "-p", "8", "-n", "0", "-r", "1"]).assert().success().stdout(contains("pp8"));
+    sterna().args(["bench", "synth:9b"]).assert().failure().stderr(contains("2b-4t"));
+    sterna().args(["bench", "-p", "0", "-n", "0"]).assert().failure().stderr(contains("nothing to measure"));
+}
+
+#[test]
+fn doctor_checks_every_kernel() {
+    let findings = json(sterna().args(["doctor", "--json"]));
+    let kernels = findings["kernels"].as_array().unwrap();
+    assert!(kernels.len() >= 2 && kernels.iter().all(|check| check["correct"] == true), "{findings}");
+    sterna().arg("doctor").env("STERNA_ISA", "scalar").assert().success().stdout(contains("STERNA_ISA=scalar"));
+}

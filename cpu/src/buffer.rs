@@ -1,8 +1,10 @@
 //! A growable-once buffer aligned to 64 bytes: one cache line, one AVX-512 register.
 
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 use bytemuck::{Pod, Zeroable};
+use memmap2::MmapMut;
 
 /// One cache line; its alignment is what [`AlignedBuf`] is made for.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -10,27 +12,90 @@ use bytemuck::{Pod, Zeroable};
 struct Line([u8; 64]);
 
 /// A zero-initialised slice of `T` whose first element is aligned to 64 bytes.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct AlignedBuf<T> {
-    lines: Vec<Line>,
+    memory: Memory,
     len: usize,
-    element: std::marker::PhantomData<T>,
+    element: PhantomData<T>,
 }
+
+enum Memory {
+    Heap(Vec<Line>),
+    /// Pages of its own, huge ones where the system has them.
+    Pages(MmapMut),
+}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        Memory::Heap(Vec::new())
+    }
+}
+
+impl Memory {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Memory::Heap(lines) => bytemuck::cast_slice(lines),
+            Memory::Pages(pages) => pages,
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Memory::Heap(lines) => bytemuck::cast_slice_mut(lines),
+            Memory::Pages(pages) => pages,
+        }
+    }
+}
+
+/// Below this, memory has no room for a huge page.
+const HUGE_PAGE: usize = 2 << 20;
 
 impl<T: Pod> AlignedBuf<T> {
     /// A buffer of `len` zeros. The pages are touched only when they are first written.
     pub fn zeroed(len: usize) -> Self {
         let lines = (len * size_of::<T>()).div_ceil(64);
-        AlignedBuf { lines: bytemuck::zeroed_vec(lines), len, element: std::marker::PhantomData }
+        AlignedBuf { memory: Memory::Heap(bytemuck::zeroed_vec(lines)), len, element: PhantomData }
+    }
+
+    /// A buffer of `len` zeros that will be read as a stream, as weights are: in huge pages where the system has them,
+    /// which makes that a few percent faster.
+    pub fn streamed(len: usize) -> Self {
+        let bytes = len * size_of::<T>();
+        if bytes >= HUGE_PAGE
+            && let Ok(pages) = MmapMut::map_anon(bytes)
+        {
+            // A hint: without huge pages everything works, a little slower.
+            #[cfg(target_os = "linux")]
+            let _ = pages.advise(memmap2::Advice::HugePage);
+            return AlignedBuf { memory: Memory::Pages(pages), len, element: PhantomData };
+        }
+        AlignedBuf::zeroed(len)
     }
 
     /// Makes the length `len`; elements beyond the old allocation are zero, others keep what they held.
     pub fn resize(&mut self, len: usize) {
-        let lines = (len * size_of::<T>()).div_ceil(64);
-        if lines > self.lines.len() {
-            self.lines.resize(lines, Line([0; 64]));
+        let bytes = len * size_of::<T>();
+        if bytes > self.memory.bytes().len() {
+            let mut lines = match std::mem::take(&mut self.memory) {
+                Memory::Heap(lines) => lines,
+                Memory::Pages(pages) => {
+                    let mut lines: Vec<Line> = bytemuck::zeroed_vec(pages.len().div_ceil(64));
+                    bytemuck::cast_slice_mut::<_, u8>(&mut lines)[..pages.len()].copy_from_slice(&pages);
+                    lines
+                }
+            };
+            lines.resize(bytes.div_ceil(64), Line([0; 64]));
+            self.memory = Memory::Heap(lines);
         }
         self.len = len;
+    }
+}
+
+impl<T: Pod> Clone for AlignedBuf<T> {
+    fn clone(&self) -> Self {
+        let mut copy = AlignedBuf::zeroed(self.len);
+        copy.copy_from_slice(self);
+        copy
     }
 }
 
@@ -38,18 +103,42 @@ impl<T: Pod> Deref for AlignedBuf<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        &bytemuck::cast_slice::<u8, T>(bytemuck::cast_slice(&self.lines))[..self.len]
+        bytemuck::cast_slice(&self.memory.bytes()[..self.len * size_of::<T>()])
     }
 }
 
 impl<T: Pod> DerefMut for AlignedBuf<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut bytemuck::cast_slice_mut::<u8, T>(bytemuck::cast_slice_mut(&mut self.lines))[..self.len]
+        let bytes = self.len * size_of::<T>();
+        bytemuck::cast_slice_mut(&mut self.memory.bytes_mut()[..bytes])
     }
 }
 
 impl<T: Pod + std::fmt::Debug> std::fmt::Debug for AlignedBuf<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_are_zero_aligned_and_grow() {
+        for make in [AlignedBuf::<u32>::zeroed, AlignedBuf::<u32>::streamed] {
+            for len in [0, 3, 16, HUGE_PAGE / 4, HUGE_PAGE / 4 + 5] {
+                let mut buffer = make(len);
+                assert!(buffer.len() == len && buffer.iter().all(|&v| v == 0));
+                assert!(buffer.as_ptr().addr().is_multiple_of(64));
+                buffer.fill(7);
+                let copy = buffer.clone();
+                buffer.resize(len + 1000);
+                assert_eq!(buffer[..len], copy[..]);
+                assert!(buffer[(len + 16).min(len + 999)..].iter().all(|&v| v == 0), "beyond the old allocation");
+                buffer.resize(1);
+                assert_eq!(buffer.len(), 1);
+            }
+        }
     }
 }

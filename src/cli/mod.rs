@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod common;
 mod completions;
+mod doctor;
 mod inspect;
 mod logits;
 mod run;
@@ -47,6 +48,8 @@ enum Command {
     Logits(logits::Args),
     /// Measure tokens per second, next to the limits of this machine
     Bench(bench::Args),
+    /// Check this machine: kernels, memory, settings; say what would make it faster
+    Doctor(doctor::Args),
     /// Write a random model of a given shape, for benchmarks
     Synth(synth::Args),
     /// Print the completion script of a shell
@@ -70,6 +73,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Completions(args) => completions::run(args),
     };

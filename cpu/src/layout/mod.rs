@@ -139,7 +139,7 @@ impl TernaryMatrix {
         cols: usize,
         read_row: impl Fn(usize, &mut [i8]) -> Result<(), E> + Sync,
     ) -> Result<TernaryMatrix, E> {
-        let mut matrix = TernaryMatrix { layout, rows, cols, tiles: AlignedBuf::zeroed(layout.bytes(rows, cols)) };
+        let mut matrix = TernaryMatrix { layout, rows, cols, tiles: AlignedBuf::streamed(layout.bytes(rows, cols)) };
         let group_bytes = matrix.group_bytes();
         let padded = layout.pad(cols);
         matrix.tiles.par_chunks_exact_mut(group_bytes.max(1)).enumerate().try_for_each_init(

@@ -26,7 +26,7 @@ const TASK: usize = (1 << 20) / size_of::<u64>();
 impl ReadProbe {
     /// `bytes` of memory (1 MiB at least), written once.
     pub fn new(bytes: usize) -> ReadProbe {
-        let mut data = AlignedBuf::zeroed((bytes / size_of::<u64>()).next_multiple_of(TASK).max(TASK));
+        let mut data = AlignedBuf::streamed((bytes / size_of::<u64>()).next_multiple_of(TASK).max(TASK));
         data.iter_mut().zip(0..).for_each(|(word, i)| *word = i);
         ReadProbe { data }
     }
