@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use sterna_cpu::attention::{AttentionScratch, attention};
 use sterna_cpu::kv::{KvLayer, KvSpan, KvType, PAGE_LEN};
-use sterna_cpu::{AlignedBuf, Isa, Pool};
+use sterna_cpu::machine::{ReadProbe, median};
+use sterna_cpu::{Isa, Pool};
 
 const LAYERS: usize = 30;
 const HEADS: usize = 20;
@@ -54,39 +55,10 @@ fn pass(pool: &Pool, layers: &[KvLayer], position: usize, tokens: usize, scratch
     start.elapsed().as_secs_f64()
 }
 
-/// Seconds to read `bytes` once, on all threads.
-fn read(pool: &Pool, bytes: &AlignedBuf<u64>) -> f64 {
-    const CHUNK: usize = (128 << 10) / 8;
-    let start = Instant::now();
-    pool.run(bytes.len() / CHUNK, &|i| {
-        let chunk = &bytes[i * CHUNK..(i + 1) * CHUNK];
-        let mut sums = [0u64; 8];
-        for line in chunk.chunks_exact(8) {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: a prefetch may name any address.
-            unsafe {
-                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-                _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(1024).cast());
-            }
-            for (sum, x) in sums.iter_mut().zip(line) {
-                *sum = sum.wrapping_add(*x);
-            }
-        }
-        black_box(sums);
-    });
-    start.elapsed().as_secs_f64()
-}
-
-fn median(samples: &mut [f64]) -> f64 {
-    samples.sort_by(f64::total_cmp);
-    samples[samples.len() / 2]
-}
-
 fn main() {
     // cargo passes --bench.
     let rounds = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(9);
-    let mut memory = AlignedBuf::<u64>::zeroed(40 << 20);
-    memory.iter_mut().enumerate().for_each(|(i, x)| *x = i as u64);
+    let memory = ReadProbe::new(300 << 20);
     let fillers = Pool::new(Pool::default_threads());
     let kinds = [KvType::F16, KvType::Int8];
     let long = kinds.map(|kind| fill(&fillers, kind, CONTEXT));
@@ -99,7 +71,7 @@ fn main() {
         let mut decodes = [vec![], vec![]];
         let mut prefills = [vec![], vec![]];
         for _ in 0..rounds {
-            reads.push((memory.len() * 8) as f64 / read(&pool, &memory));
+            reads.push(memory.gbps(&pool, Isa::detect()) * 1e9);
             for (layers, samples) in long.iter().zip(&mut decodes) {
                 samples.push(pass(&pool, layers, CONTEXT - 1, 1, &mut scratch));
             }
@@ -107,11 +79,11 @@ fn main() {
                 samples.push(pass(&pool, &layers[..10], 0, PROMPT, &mut scratch) * LAYERS as f64 / 10.0);
             }
         }
-        let bandwidth = median(&mut reads);
+        let bandwidth = median(reads);
         println!("{threads} threads: reads {:.1} GB/s", bandwidth / 1e9);
         for (i, kind) in kinds.iter().enumerate() {
             let bytes: usize = long[i].iter().map(KvLayer::bytes).sum();
-            let (decode, prefill) = (median(&mut decodes[i]), median(&mut prefills[i]));
+            let (decode, prefill) = (median(decodes[i].clone()), median(prefills[i].clone()));
             let rate = bytes as f64 / decode;
             let weights = WEIGHT_BYTES / bandwidth;
             println!(

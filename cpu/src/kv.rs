@@ -35,6 +35,26 @@ pub enum KvType {
     Int8,
 }
 
+impl KvType {
+    /// The name that options and reports use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            KvType::F16 => "f16",
+            KvType::F32 => "f32",
+            KvType::Int8 => "int8",
+        }
+    }
+
+    /// Bytes of the key or the value of a head at one position.
+    pub const fn bytes(self, head_dim: usize) -> usize {
+        match self {
+            KvType::F16 => 2 * head_dim,
+            KvType::F32 => 4 * head_dim,
+            KvType::Int8 => head_dim + size_of::<f32>(),
+        }
+    }
+}
+
 /// Consecutive tokens of one sequence.
 #[derive(Clone, Copy, Debug)]
 pub struct KvSpan<'a> {

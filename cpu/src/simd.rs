@@ -68,46 +68,59 @@ pub(crate) trait Lanes: Copy {
     fn dot(sum: Self::I, u: Self::I, s: Self::I) -> Self::I;
     /// The nearest floats, ties to even.
     fn to_f32(x: Self::I) -> Self::F;
-
-    /// Asks for the cache line at `address` to be read into the cache; any address may be named.
-    fn prefetch(address: *const u8);
 }
 
 /// Defines a function that takes an [`crate::Isa`] first and runs the body compiled for it. An instruction set that the
 /// machine lacks runs the portable body, which gives the same bits. A second type parameter of the body may follow it.
+/// Functions that use [`Lanes::dot`] are marked with `dot`: they are also compiled for the sets that have it as one
+/// instruction.
 macro_rules! per_isa {
+    (dot $(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident;) => {
+        $(#[$meta])*
+        $vis fn $name(isa: $crate::Isa, $($arg: $ty),*) $(-> $ret)? {
+            $crate::simd::instance!(isa, Avx512, Avx512<true>, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni",
+                $body [], $($arg: $ty),* $(=> $ret)?);
+            $crate::simd::instance!(isa, Avx512Bw, Avx512<false>, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq",
+                $body [], $($arg: $ty),* $(=> $ret)?);
+            $crate::simd::instance!(isa, AvxVnni, Avx2<true>, "avx2,fma,f16c,avxvnni",
+                $body [], $($arg: $ty),* $(=> $ret)?);
+            $crate::simd::instance!(isa, Avx2, Avx2<false>, "avx2,fma,f16c", $body [], $($arg: $ty),* $(=> $ret)?);
+            $body::<$crate::simd::Portable>($($arg),*)
+        }
+    };
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident $(, $of:ty)?;) => {
         $(#[$meta])*
         // The kernels take what a loop over tokens and heads has at hand; a struct per kernel would say no more.
         #[allow(clippy::too_many_arguments, reason = "the arguments of one kernel")]
         $vis fn $name(isa: $crate::Isa, $($arg: $ty),*) $(-> $ret)? {
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2,fma,f16c")]
-                #[allow(clippy::too_many_arguments, reason = "the arguments of one kernel")]
-                fn avx2($($arg: $ty),*) $(-> $ret)? {
-                    $body::<$crate::simd::Avx2 $(, $of)?>($($arg),*)
-                }
-                #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-                #[allow(clippy::too_many_arguments, reason = "the arguments of one kernel")]
-                fn avx512($($arg: $ty),*) $(-> $ret)? {
-                    $body::<$crate::simd::Avx512 $(, $of)?>($($arg),*)
-                }
-                if isa >= $crate::Isa::Avx512Bw && isa.is_available() {
-                    // SAFETY: the machine has the instruction set.
-                    return unsafe { avx512($($arg),*) };
-                }
-                if isa >= $crate::Isa::Avx2 && isa.is_available() {
-                    // SAFETY: the machine has the instruction set (AVX-VNNI includes AVX2).
-                    return unsafe { avx2($($arg),*) };
-                }
-            }
+            $crate::simd::instance!(isa, Avx512Bw, Avx512<false>, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq",
+                $body [$($of)?], $($arg: $ty),* $(=> $ret)?);
+            $crate::simd::instance!(isa, Avx2, Avx2<false>, "avx2,fma,f16c",
+                $body [$($of)?], $($arg: $ty),* $(=> $ret)?);
             let _ = isa;
             $body::<$crate::simd::Portable $(, $of)?>($($arg),*)
         }
     };
 }
 pub(crate) use per_isa;
+
+/// Runs the body compiled for one instruction set and returns, if that is what was asked for and the machine has it.
+macro_rules! instance {
+    ($isa:ident, $set:ident, $lanes:ident<$vnni:literal>, $features:literal, $body:ident [$($of:ty)?],
+        $($arg:ident: $ty:ty),* $(=> $ret:ty)?) => {
+        #[cfg(target_arch = "x86_64")]
+        if $isa >= $crate::Isa::$set && $isa.is_available() {
+            #[target_feature(enable = $features)]
+            #[allow(clippy::too_many_arguments, reason = "the arguments of one kernel")]
+            fn compiled($($arg: $ty),*) $(-> $ret)? {
+                $body::<$crate::simd::$lanes<$vnni> $(, $of)?>($($arg),*)
+            }
+            // SAFETY: the machine has the instruction set that was asked for, which includes this one.
+            return unsafe { compiled($($arg),*) };
+        }
+    };
+}
+pub(crate) use instance;
 
 /// The sum of 16 partial sums, by the canonical tree.
 #[inline(always)]

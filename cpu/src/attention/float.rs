@@ -7,6 +7,7 @@ use super::rows::Rows;
 use super::softmax::{set_header, softmax};
 use crate::Isa;
 use crate::kv::{KvLayer, PAGE_LEN, VALUE_COLS, padded_dim};
+use crate::prefetch::prefetch;
 use crate::simd::{Lanes, lanes, lanes_mut, per_isa};
 
 /// With more rows than this, a page of half-precision numbers is widened once for all of them.
@@ -50,10 +51,10 @@ impl<E> Page<'_, E> {
 
     /// Asks for as many numbers of what comes next.
     #[inline(always)]
-    fn prefetch<S: Lanes>(&self, start: usize, count: usize) {
+    fn prefetch(&self, start: usize, count: usize) {
         if !self.next.is_null() {
             for line in (0..count * size_of::<E>()).step_by(64) {
-                S::prefetch(self.next.wrapping_add(start * size_of::<E>() + line));
+                prefetch(self.next, start * size_of::<E>() + line);
             }
         }
     }
@@ -246,13 +247,13 @@ fn score_lanes<S: Lanes, E: Element, const R: usize, const L: usize>(
     scores: &mut [f32],
 ) {
     let mut queries: [&[f32]; R] = [&[]; R];
-    for r in 0..R {
-        queries[r] = rows.query(first + r);
+    for (r, query) in queries.iter_mut().enumerate() {
+        *query = rows.query(first + r);
     }
     let mut sums = [[S::splat(0.0); L]; R];
     for (d, keys) in page.numbers.chunks_exact(PAGE_LEN).take(rows.head_dim).enumerate() {
         if lane == 0 {
-            page.prefetch::<S>(d * PAGE_LEN, PAGE_LEN);
+            page.prefetch(d * PAGE_LEN, PAGE_LEN);
         }
         let mut k = [S::splat(0.0); L];
         for l in 0..L {
@@ -354,7 +355,7 @@ fn weigh_lanes<S: Lanes, E: Element, const R: usize, const C: usize>(
     }
     for position in range {
         if lane == 0 {
-            page.prefetch::<S>(start * PAGE_LEN + position * width, width);
+            page.prefetch(start * PAGE_LEN + position * width, width);
         }
         let values = &column[position * width + lane..][..16 * C];
         let mut v = [S::splat(0.0); C];

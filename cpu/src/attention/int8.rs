@@ -12,6 +12,7 @@ use crate::Isa;
 use crate::kv::int8::{Int8Head, KEY_OFFSET};
 use crate::kv::{KvLayer, PAGE_LEN, padded_dim};
 use crate::math::ROUND;
+use crate::prefetch::prefetch;
 use crate::simd::{Lanes, absmax, lanes, lanes_mut, larger, per_isa};
 
 /// The largest number of 64 · high + low with |high| <= 63 and low from -32 to 31.
@@ -174,7 +175,7 @@ fn values_body<S: Lanes>(memory: &Memory<'_>, results: &mut [f32], len: usize) {
     }
 }
 
-per_isa! {
+per_isa! { dot
     /// The scores of all rows with a page.
     fn score_page(rows: &Rows<'_>, page: &Page<'_>, memory: &mut Memory<'_>) = score_page_body;
 }
@@ -195,7 +196,7 @@ fn score_page_body<S: Lanes>(rows: &Rows<'_>, page: &Page<'_>, memory: &mut Memo
     }
 }
 
-per_isa! {
+per_isa! { dot
     /// Adds the weighted values of a page to the sums of all rows.
     fn weigh_page(rows: &Rows<'_>, page: &Page<'_>, memory: &mut Memory<'_>) = weigh_page_body;
 }
@@ -256,8 +257,8 @@ fn score_lanes<S: Lanes, const R: usize, const L: usize>(
     let len = query_len(rows.head_dim);
     let words = len / 8;
     let mut queries: [&[u8]; R] = [&[]; R];
-    for r in 0..R {
-        queries[r] = &memory.queries[(first + r) * len..][..len];
+    for (r, query) in queries.iter_mut().enumerate() {
+        *query = &memory.queries[(first + r) * len..][..len];
     }
     let start = lane * words * 64;
     let keys = &page.head.keys[start..][..L * words * 64];
@@ -266,7 +267,7 @@ fn score_lanes<S: Lanes, const R: usize, const L: usize>(
         let mut k = [S::splat_i32(0); L];
         for l in 0..L {
             let at = (l * words + w) * 64;
-            S::prefetch(page.next.wrapping_add(start + at));
+            prefetch(page.next, start + at);
             k[l] = S::load_bytes(keys[at..].first_chunk().expect("a tile of 64 bytes"));
         }
         for r in 0..R {
@@ -350,9 +351,9 @@ fn weigh_lanes<S: Lanes, const R: usize, const C: usize>(
 ) {
     const COLUMN: usize = 16 * PAGE_LEN;
     let mut weights: [(&[u8], &[u8]); R] = [(&[], &[]); R];
-    for r in 0..R {
+    for (r, weights) in weights.iter_mut().enumerate() {
         let (high, low) = memory.weights[(first + r) * 2 * BLOCK_LEN..][..2 * BLOCK_LEN].split_at(BLOCK_LEN);
-        weights[r] = (&high[page.index * PAGE_LEN..][..PAGE_LEN], &low[page.index * PAGE_LEN..][..PAGE_LEN]);
+        *weights = (&high[page.index * PAGE_LEN..][..PAGE_LEN], &low[page.index * PAGE_LEN..][..PAGE_LEN]);
     }
     let values = &page.head.values[column * COLUMN..][..C * COLUMN];
     let mut sums = [[[S::splat_i32(0); 2]; C]; R];
@@ -360,7 +361,7 @@ fn weigh_lanes<S: Lanes, const R: usize, const C: usize>(
         let mut v = [S::splat_i32(0); C];
         for c in 0..C {
             let at = c * COLUMN + 64 * w;
-            S::prefetch(page.next.wrapping_add(column * COLUMN + at));
+            prefetch(page.next, column * COLUMN + at);
             v[c] = S::load_bytes(values[at..].first_chunk().expect("a tile of 64 bytes"));
         }
         for r in 0..R {

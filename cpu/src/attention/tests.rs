@@ -160,7 +160,7 @@ proptest! {
         let case = Case { heads: kv_heads * group, kv_heads, head_dim: 2 * half_dim, sequences, seed };
         for kind in [KvType::F32, KvType::F16, KvType::Int8] {
             let want = bits(&case.run(Isa::Scalar, 1, kind));
-            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            for isa in Isa::available() {
                 for threads in [1, 3] {
                     prop_assert!(bits(&case.run(isa, threads, kind)) == want, "{} {} {:?}", isa, threads, kind);
                 }

@@ -120,7 +120,4 @@ impl Lanes for Portable {
     fn to_f32(x: [i32; 16]) -> [f32; 16] {
         x.map(|x| x as f32)
     }
-
-    #[inline(always)]
-    fn prefetch(_address: *const u8) {}
 }

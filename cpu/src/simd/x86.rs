@@ -4,12 +4,12 @@ use std::arch::x86_64::*;
 
 use super::Lanes;
 
-/// AVX2 + FMA + F16C, two registers for 16 lanes. Its functions are inlined into kernels that were entered after
+/// AVX2 + FMA + F16C, with or without AVX-VNNI, two registers for 16 lanes. Its functions are inlined into kernels that were entered after
 /// detection.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2;
+pub(crate) struct Avx2<const VNNI: bool>;
 
-impl Lanes for Avx2 {
+impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     type F = [__m256; 2];
     type I = [__m256i; 2];
     const WIDE: bool = false;
@@ -164,6 +164,9 @@ impl Lanes for Avx2 {
     fn dot(sum: [__m256i; 2], u: [__m256i; 2], s: [__m256i; 2]) -> [__m256i; 2] {
         // SAFETY: the kernel was entered because the machine has the instructions.
         unsafe {
+            if VNNI {
+                return [_mm256_dpbusd_avx_epi32(sum[0], u[0], s[0]), _mm256_dpbusd_avx_epi32(sum[1], u[1], s[1])];
+            }
             let one = _mm256_set1_epi16(1);
             let low = _mm256_madd_epi16(_mm256_maddubs_epi16(u[0], s[0]), one);
             let high = _mm256_madd_epi16(_mm256_maddubs_epi16(u[1], s[1]), one);
@@ -176,19 +179,13 @@ impl Lanes for Avx2 {
         // SAFETY: the kernel was entered because the machine has the instructions.
         unsafe { [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])] }
     }
-
-    #[inline(always)]
-    fn prefetch(address: *const u8) {
-        // SAFETY: a prefetch may name any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
-    }
 }
 
-/// AVX-512. Its functions are inlined into kernels that were entered after detection.
+/// AVX-512, with or without VNNI. Its functions are inlined into kernels that were entered after detection.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512;
+pub(crate) struct Avx512<const VNNI: bool>;
 
-impl Lanes for Avx512 {
+impl<const VNNI: bool> Lanes for Avx512<VNNI> {
     type F = __m512;
     type I = __m512i;
     const WIDE: bool = true;
@@ -320,18 +317,17 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn dot(sum: __m512i, u: __m512i, s: __m512i) -> __m512i {
         // SAFETY: the kernel was entered because the machine has the instructions.
-        unsafe { _mm512_dpbusd_epi32(sum, u, s) }
+        unsafe {
+            if VNNI {
+                return _mm512_dpbusd_epi32(sum, u, s);
+            }
+            _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(u, s), _mm512_set1_epi16(1)))
+        }
     }
 
     #[inline(always)]
     fn to_f32(x: __m512i) -> __m512 {
         // SAFETY: the kernel was entered because the machine has the instructions.
         unsafe { _mm512_cvtepi32_ps(x) }
-    }
-
-    #[inline(always)]
-    fn prefetch(address: *const u8) {
-        // SAFETY: a prefetch may name any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 }
