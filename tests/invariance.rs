@@ -31,7 +31,7 @@ fn logits(model: &Model) -> Vec<u32> {
 #[test]
 fn isa_threads_and_chunks_do_not_change_a_bit() {
     for name in MODELS {
-        for kv in [KvType::F32, KvType::F16] {
+        for kv in [KvType::F32, KvType::F16, KvType::Int8] {
             let base = OpenOptions { kv, threads: Some(1), ..OpenOptions::default() };
             let reference = logits(&open(name, &OpenOptions { isa: Some(Isa::Scalar), ..base.clone() }));
             let mut variants = Vec::new();

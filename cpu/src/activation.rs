@@ -12,6 +12,20 @@ pub enum Gate {
     Silu,
 }
 
+impl Gate {
+    /// `f(gate) · up`
+    #[inline(always)]
+    pub(crate) fn apply(self, gate: f32, up: f32) -> f32 {
+        match self {
+            Gate::Relu2 => {
+                let x = gate.max(0.0);
+                x * x * up
+            }
+            Gate::Silu => gate / (1.0 + exp(-gate)) * up,
+        }
+    }
+}
+
 per_isa! {
     /// `gate[i] = f(gate[i]) · up[i]`.
     ///
@@ -23,18 +37,10 @@ per_isa! {
 #[inline(always)]
 fn gated_body<S: Lanes>(function: Gate, gate: &mut [f32], up: &[f32]) {
     assert_eq!(gate.len(), up.len(), "gated: lengths differ");
+    // The function is chosen outside the loops.
     match function {
-        Gate::Relu2 => {
-            for (gate, up) in gate.iter_mut().zip(up) {
-                let x = gate.max(0.0);
-                *gate = x * x * up;
-            }
-        }
-        Gate::Silu => {
-            for (gate, up) in gate.iter_mut().zip(up) {
-                *gate = *gate / (1.0 + exp(-*gate)) * up;
-            }
-        }
+        Gate::Relu2 => gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = Gate::Relu2.apply(*gate, *up)),
+        Gate::Silu => gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = Gate::Silu.apply(*gate, *up)),
     }
 }
 

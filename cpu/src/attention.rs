@@ -1,330 +1,370 @@
 //! Causal attention over the paged key-value cache.
 //!
-//! Canonical order: every page of 64 positions is a block of its own with its maximum, sum of exponentials and weighted
-//! values; blocks are merged from the first to the last with the online softmax
+//! Canonical order: every [`BLOCK_LEN`] positions are a block of its own with its maximum, sum of exponentials and
+//! weighted values; blocks are merged from the first to the last with the online softmax
 //! (<https://arxiv.org/abs/1805.02867>). A block's result does not depend on who computes it, so neither batches nor
 //! threads change a bit.
+//!
+//! The query heads of a key-value head, and the tokens of a prompt, go through a page together. Few tokens with a long
+//! past are spread over the threads block by block; whoever finishes the last block of a head merges them.
 
+mod float;
+mod int8;
+mod rows;
+mod softmax;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::Isa;
 use crate::buffer::AlignedBuf;
-use crate::kv::{KvLayer, PAGE_LEN};
-use crate::math::exp;
+use crate::kv::{KvLayer, KvSpan, PAGE_LEN, Store, padded_dim};
 use crate::pool::{Pool, SharedSlice};
-use crate::simd::{Lanes, per_isa, reduce};
+use float::Element;
+use rows::Rows;
+use softmax::{merge_rows, normalize, result_len};
 
-/// One token: where the keys and values of its sequence are, and its position.
-#[derive(Clone, Copy, Debug)]
-pub struct AttentionQuery<'a> {
-    /// Pages of the sequence: position p is slot `p % PAGE_LEN` of page `pages[p / PAGE_LEN]`.
-    pub pages: &'a [u32],
-    /// The token sees positions 0 to this one.
-    pub position: usize,
-}
+/// Pages in a block.
+const BLOCK_PAGES: usize = 4;
+
+/// Positions in a block.
+const BLOCK_LEN: usize = BLOCK_PAGES * PAGE_LEN;
+
+/// Rows that go through a page together, if there are as many: they share what it costs to read it.
+const TASK_ROWS: usize = 64;
+
+/// Tasks with up to this many rows are split into blocks.
+const SPLIT_ROWS: usize = 32;
 
 /// Memory for intermediate results, kept between calls.
 #[derive(Debug, Default)]
 pub struct AttentionScratch {
-    /// For each task, a widened page and the running results.
-    tasks: AlignedBuf<f32>,
-    /// Blocks of long sequences that are computed apart and merged afterwards.
+    tasks: Vec<Task>,
+    /// Blocks still to be computed of each group of tasks that are merged.
+    left: Vec<AtomicUsize>,
+    /// For each thread: scores, a widened page, running results and those of a block.
+    floats: AlignedBuf<f32>,
+    /// For each thread: sums of weighted values.
+    ints: AlignedBuf<i32>,
+    /// For each thread: rounded queries and weights.
+    bytes: AlignedBuf<u8>,
+    /// For each thread: scales of the rounded queries.
+    scales: Vec<int8::QueryScale>,
+    /// Results of blocks that are merged.
     partials: AlignedBuf<f32>,
 }
 
-/// Queries that one task handles together, so that a page is widened once for all of them.
-const QUERY_BLOCK: usize = 16;
+/// Some tokens of a span and one key-value head.
+#[derive(Clone, Copy, Debug)]
+struct Task {
+    span: usize,
+    /// First token, counted in the batch and in the span.
+    token: usize,
+    in_span: usize,
+    tokens: usize,
+    kv_head: usize,
+    /// Blocks that the task computes.
+    first_block: usize,
+    end_block: usize,
+    /// Where the result goes, if it is a part.
+    part: Option<Part>,
+}
 
-/// Pages that one task handles when a single query is spread over threads.
-const SPLIT_PAGES: usize = 4;
-
-/// Attention of `queries` to the cache: `q` and `out` are `[tokens, heads · head_dim]`, `scale` multiplies the scores.
-/// Consecutive heads share a key-value head (`heads / kv_heads` each).
-///
-/// # Panics
-/// If the lengths do not agree, the heads are no multiple of the key-value heads, or a page table is too short.
-#[allow(clippy::too_many_arguments, reason = "the arguments of one kernel")]
-pub fn attention(
-    pool: &Pool,
-    isa: crate::Isa,
-    q: &[f32],
-    layer: &KvLayer,
-    queries: &[AttentionQuery<'_>],
-    heads: usize,
-    scale: f32,
-    scratch: &mut AttentionScratch,
-    out: &mut [f32],
-) {
-    let shape = Shape { heads, group: heads / layer.kv_heads(), head_dim: layer.head_dim(), scale };
-    assert!(heads.is_multiple_of(layer.kv_heads()), "attention: heads are no multiple of the kv heads");
-    assert!(
-        q.len() == queries.len() * heads * shape.head_dim && out.len() == q.len(),
-        "attention: q and out have a row per query"
-    );
-    for query in queries {
-        assert!(query.position / PAGE_LEN < query.pages.len(), "attention: page table is too short");
-    }
-    if queries.len() == 1 && pool.threads() > 1 && queries[0].position / PAGE_LEN >= SPLIT_PAGES {
-        split_over_pages(pool, isa, q, layer, queries[0], &shape, scratch, out);
-        return;
-    }
-    let kv_heads = layer.kv_heads();
-    let tasks = queries.len().div_ceil(QUERY_BLOCK) * kv_heads;
-    let task_len = layer.scratch_len() + QUERY_BLOCK.min(queries.len()) * shape.group * shape.partial_len();
-    scratch.tasks.resize(tasks.min(pool.threads()) * task_len);
-    let (memory, out) = (SharedSlice::new(&mut scratch.tasks), SharedSlice::new(out));
-    pool.run_with_slot(tasks, &|task, slot| {
-        let (block, kv_head) = (task / kv_heads, task % kv_heads);
-        let first = block * QUERY_BLOCK;
-        let queries = &queries[first..(first + QUERY_BLOCK).min(queries.len())];
-        // SAFETY: a slot belongs to one thread at a time.
-        let memory = unsafe { memory.range(slot * task_len, task_len) };
-        let (page, running) = memory.split_at_mut(layer.scratch_len());
-        let running = &mut running[..queries.len() * shape.group * shape.partial_len()];
-        query_block(isa, q, layer, queries, first, kv_head, &shape, page, running);
-        for (row, partial) in running.chunks_exact(shape.partial_len()).enumerate() {
-            let (query, head) = (first + row / shape.group, kv_head * shape.group + row % shape.group);
-            // SAFETY: each pair of query and head belongs to one task.
-            let out = unsafe { out.range((query * heads + head) * shape.head_dim, shape.head_dim) };
-            normalize(partial, out);
-        }
-    });
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    /// Number of the first part's results and how many parts there are.
+    first: usize,
+    count: usize,
+    /// Which counter tells that all are there.
+    counter: usize,
 }
 
 /// What all tasks of a call share.
-struct Shape {
+struct Shape<'a> {
+    q: &'a [f32],
+    layer: &'a KvLayer,
+    spans: &'a [KvSpan<'a>],
     heads: usize,
-    /// Query heads of a key-value head.
     group: usize,
-    head_dim: usize,
     scale: f32,
 }
 
-impl Shape {
-    /// A running result: maximum, sum, weighted values.
-    fn partial_len(&self) -> usize {
-        2 + self.head_dim
+/// Lengths of a thread's memory.
+#[derive(Clone, Copy)]
+struct Lengths {
+    rows: usize,
+    result: usize,
+    page: usize,
+    query: usize,
+    dims: usize,
+}
+
+impl Lengths {
+    const fn floats(&self) -> usize {
+        (self.rows * (BLOCK_LEN + 2 * self.result) + self.page).next_multiple_of(16)
+    }
+
+    const fn bytes(&self) -> usize {
+        (self.rows * (self.query + 2 * BLOCK_LEN)).next_multiple_of(64)
     }
 }
 
-/// One query of a long sequence: pages are computed apart, then merged in order.
+/// A thread's memory.
+struct Memory<'a> {
+    floats: &'a mut [f32],
+    ints: &'a mut [i32],
+    bytes: &'a mut [u8],
+    scales: &'a mut [int8::QueryScale],
+}
+
+/// Attention of the tokens of `spans`, whose keys and values are in `layer`: `q` and `out` are
+/// `[tokens, heads · head_dim]`, `scale` multiplies the scores. Consecutive heads share a key-value head
+/// (`heads / kv_heads` each).
+///
+/// # Panics
+/// If the lengths do not agree, the heads are no multiple of the key-value heads, or a span has too few pages.
 #[allow(clippy::too_many_arguments, reason = "the arguments of one kernel")]
-fn split_over_pages(
+pub fn attention(
     pool: &Pool,
-    isa: crate::Isa,
+    isa: Isa,
     q: &[f32],
     layer: &KvLayer,
-    query: AttentionQuery<'_>,
-    shape: &Shape,
+    spans: &[KvSpan<'_>],
+    heads: usize,
+    scale: f32,
     scratch: &mut AttentionScratch,
     out: &mut [f32],
 ) {
-    let pages = query.position / PAGE_LEN + 1;
-    let splits = pages.div_ceil(SPLIT_PAGES);
-    let tasks = splits * layer.kv_heads();
-    let (page_len, row_len) = (layer.scratch_len(), shape.group * shape.partial_len());
-    scratch.tasks.resize(tasks.min(pool.threads()) * page_len);
-    scratch.partials.resize(layer.kv_heads() * pages * row_len);
-    let memory = SharedSlice::new(&mut scratch.tasks);
-    let partials = SharedSlice::new(&mut scratch.partials);
-    pool.run_with_slot(tasks, &|task, slot| {
-        let (kv_head, split) = (task / splits, task % splits);
+    let (kv_heads, head_dim) = (layer.kv_heads(), layer.head_dim());
+    assert!(heads.is_multiple_of(kv_heads), "attention: heads are no multiple of the kv heads");
+    let tokens: usize = spans.iter().map(|span| span.tokens).sum();
+    assert!(q.len() == tokens * heads * head_dim && out.len() == q.len(), "attention: q and out have a row per token");
+    for span in spans {
+        assert!((span.position + span.tokens).div_ceil(PAGE_LEN) <= span.pages.len(), "attention: too few pages");
+    }
+    let shape = Shape { q, layer, spans, heads, group: heads / kv_heads, scale };
+    let (rows, parts) = plan(&shape, pool.threads() > 1, &mut scratch.tasks, &mut scratch.left);
+    let lengths = Lengths {
+        rows,
+        result: result_len(head_dim),
+        page: float::page_len(head_dim),
+        query: int8::query_len(head_dim),
+        dims: padded_dim(head_dim),
+    };
+    let slots = pool.threads().min(scratch.tasks.len());
+    scratch.floats.resize(slots * lengths.floats());
+    let int8 = matches!(layer.data(), Store::Int8(_));
+    if int8 {
+        scratch.ints.resize(slots * rows * lengths.dims);
+        scratch.bytes.resize(slots * lengths.bytes());
+        scratch.scales.resize((slots * rows).max(scratch.scales.len()), int8::QueryScale::default());
+    }
+    scratch.partials.resize(parts * lengths.result);
+    let AttentionScratch { tasks, left, floats, ints, bytes, scales, partials } = scratch;
+    let (floats, ints, bytes) = (SharedSlice::new(floats), SharedSlice::new(ints), SharedSlice::new(bytes));
+    let (scales, partials, out) = (SharedSlice::new(scales), SharedSlice::new(partials), SharedSlice::new(out));
+    pool.run_with_slot(tasks.len(), &|index, slot| {
+        let task = &tasks[index];
+        let per_slot = |len: usize| if int8 { (slot * len, len) } else { (0, 0) };
+        let (ints_at, bytes_at, scales_at) = (per_slot(rows * lengths.dims), per_slot(lengths.bytes()), per_slot(rows));
         // SAFETY: a slot belongs to one thread at a time.
-        let page_memory = unsafe { memory.range(slot * page_len, page_len) };
-        for page in split * SPLIT_PAGES..((split + 1) * SPLIT_PAGES).min(pages) {
-            // SAFETY: each pair of key-value head and page belongs to one task.
-            let partial = unsafe { partials.range((kv_head * pages + page) * row_len, row_len) };
-            one_page(isa, q, layer, query, page, kv_head, shape, page_memory, partial);
-        }
+        let memory = unsafe {
+            Memory {
+                floats: floats.range(slot * lengths.floats(), lengths.floats()),
+                ints: ints.range(ints_at.0, ints_at.1),
+                bytes: bytes.range(bytes_at.0, bytes_at.1),
+                scales: scales.range(scales_at.0, scales_at.1),
+            }
+        };
+        run_task(isa, &shape, task, &lengths, memory, left, &partials, &out);
     });
-    let partial_len = shape.partial_len();
-    for head in 0..shape.heads {
-        let (kv_head, row) = (head / shape.group, head % shape.group);
-        let start = |page| (kv_head * pages + page) * row_len + row * partial_len;
-        let (first, rest) = scratch.partials.split_at_mut(start(0) + partial_len);
-        let running = &mut first[start(0)..];
-        for page in 1..pages {
-            let at = start(page) - start(0) - partial_len;
-            merge(isa, running, &rest[at..at + partial_len]);
-        }
-        normalize(running, &mut out[head * shape.head_dim..][..shape.head_dim]);
-    }
 }
 
-per_isa! {
-    /// A page's results for the heads of one query that share a key-value head.
-    fn one_page(
-        q: &[f32],
-        layer: &KvLayer,
-        query: AttentionQuery<'_>,
-        page: usize,
-        kv_head: usize,
-        shape: &Shape,
-        page_memory: &mut [f32],
-        partials: &mut [f32],
-    ) = one_page_body;
-}
-
-#[allow(clippy::too_many_arguments, reason = "the arguments of one kernel")]
-#[inline(always)]
-fn one_page_body<S: Lanes>(
-    q: &[f32],
-    layer: &KvLayer,
-    query: AttentionQuery<'_>,
-    page: usize,
-    kv_head: usize,
-    shape: &Shape,
-    page_memory: &mut [f32],
-    partials: &mut [f32],
-) {
-    let positions = (query.position + 1 - page * PAGE_LEN).min(PAGE_LEN);
-    let (keys, values) = layer.read::<S>(query.pages[page], kv_head, positions, page_memory);
-    for (row, partial) in partials.chunks_exact_mut(shape.partial_len()).enumerate() {
-        let q = &q[(kv_head * shape.group + row) * shape.head_dim..][..shape.head_dim];
-        block(q, keys, values, positions, shape.scale, partial);
-    }
-}
-
-per_isa! {
-    /// All pages of a block of queries of one key-value head, merged into `running`.
-    fn query_block(
-        q: &[f32],
-        layer: &KvLayer,
-        queries: &[AttentionQuery<'_>],
-        first: usize,
-        kv_head: usize,
-        shape: &Shape,
-        page_memory: &mut [f32],
-        running: &mut [f32],
-    ) = query_block_body;
-}
-
-#[allow(clippy::too_many_arguments, reason = "the arguments of one kernel")]
-#[inline(always)]
-fn query_block_body<S: Lanes>(
-    q: &[f32],
-    layer: &KvLayer,
-    queries: &[AttentionQuery<'_>],
-    first: usize,
-    kv_head: usize,
-    shape: &Shape,
-    page_memory: &mut [f32],
-    running: &mut [f32],
-) {
-    let width = shape.heads * shape.head_dim;
-    let partial_len = shape.partial_len();
-    let mut partial_memory = [0.0f32; 2 + MAX_HEAD_DIM];
-    assert!(shape.head_dim <= MAX_HEAD_DIM, "attention: heads wider than {MAX_HEAD_DIM} are not supported");
-    let partial = &mut partial_memory[..partial_len];
-    let last_page = queries.iter().map(|query| query.position / PAGE_LEN).max().unwrap_or(0);
-    for page in 0..=last_page {
-        let mut start = 0;
-        // Neighbours that share the page (a prompt's tokens) are served by one widened copy.
-        while start < queries.len() {
-            let Some(&number) = queries[start].pages.get(page) else {
-                start += 1;
-                continue;
-            };
-            let shares = |query: &&AttentionQuery<'_>| query.pages.get(page) == Some(&number);
-            let end = start + queries[start..].iter().take_while(shares).count();
-            let seen = |query: &AttentionQuery<'_>| (query.position + 1).saturating_sub(page * PAGE_LEN).min(PAGE_LEN);
-            let most = queries[start..end].iter().map(seen).max().unwrap_or(0);
-            let (keys, values) = layer.read::<S>(number, kv_head, most, page_memory);
-            for (index, query) in queries[start..end].iter().enumerate() {
-                let positions = seen(query);
-                if positions == 0 {
+/// Cuts a call into tasks; returns the most rows of a task and the number of partial results.
+fn plan(shape: &Shape<'_>, split: bool, tasks: &mut Vec<Task>, left: &mut Vec<AtomicUsize>) -> (usize, usize) {
+    tasks.clear();
+    left.clear();
+    let (mut token, mut most, mut parts) = (0, 0, 0);
+    for (index, span) in shape.spans.iter().enumerate() {
+        let step = (TASK_ROWS / shape.group).max(1);
+        for in_span in (0..span.tokens).step_by(step) {
+            let tokens = step.min(span.tokens - in_span);
+            let (rows, blocks) = (tokens * shape.group, (span.position + in_span + tokens).div_ceil(BLOCK_LEN));
+            most = most.max(rows);
+            for kv_head in 0..shape.layer.kv_heads() {
+                let task = Task {
+                    span: index,
+                    token: token + in_span,
+                    in_span,
+                    tokens,
+                    kv_head,
+                    first_block: 0,
+                    end_block: blocks,
+                    part: None,
+                };
+                if !split || blocks == 1 || rows > SPLIT_ROWS {
+                    tasks.push(task);
                     continue;
                 }
-                for row in 0..shape.group {
-                    let at = (first + start + index) * width + (kv_head * shape.group + row) * shape.head_dim;
-                    let q = &q[at..at + shape.head_dim];
-                    let running = &mut running[((start + index) * shape.group + row) * partial_len..][..partial_len];
-                    if page == 0 {
-                        block(q, keys, values, positions, shape.scale, running);
-                    } else {
-                        block(q, keys, values, positions, shape.scale, partial);
-                        merge_body::<S>(running, partial);
-                    }
-                }
-            }
-            start = end;
-        }
-    }
-}
-
-/// Widest head that is supported; bounds the memory on the stack.
-const MAX_HEAD_DIM: usize = 512;
-
-/// One query against one page: `partial` becomes maximum, sum of exponentials, weighted values.
-#[inline(always)]
-fn block(q: &[f32], keys: &[f32], values: &[f32], positions: usize, scale: f32, partial: &mut [f32]) {
-    let mut scores = [f32::NEG_INFINITY; PAGE_LEN];
-    for (lanes, scores) in scores[..positions.next_multiple_of(16)].chunks_exact_mut(16).enumerate() {
-        // Four partial sums hide the latency of the multiply-add: element d goes to sum d % 4.
-        let mut sums = [[0.0f32; 16]; 4];
-        for (d, q) in q.iter().enumerate() {
-            let keys = &keys[d * PAGE_LEN + lanes * 16..][..16];
-            let sum = &mut sums[d % 4];
-            for i in 0..16 {
-                sum[i] = q.mul_add(keys[i], sum[i]);
+                let part = Part { first: parts, count: blocks, counter: left.len() };
+                left.push(AtomicUsize::new(blocks));
+                parts += blocks * rows;
+                tasks.extend((0..blocks).map(|block| Task {
+                    first_block: block,
+                    end_block: block + 1,
+                    part: Some(part),
+                    ..task
+                }));
             }
         }
-        for i in 0..16 {
-            scores[i] = ((sums[0][i] + sums[1][i]) + (sums[2][i] + sums[3][i])) * scale;
-        }
+        token += span.tokens;
     }
-    scores[positions..].fill(f32::NEG_INFINITY);
-    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sums = [0.0f32; 16];
-    for chunk in scores.chunks_exact_mut(16) {
-        for i in 0..16 {
-            chunk[i] = exp(chunk[i] - max);
-            sums[i] += chunk[i];
-        }
+    (most, parts)
+}
+
+/// Computes the blocks of a task and, if they are all or the last that was missing, the output.
+#[allow(clippy::too_many_arguments, reason = "what one task needs")]
+fn run_task(
+    isa: Isa,
+    shape: &Shape<'_>,
+    task: &Task,
+    lengths: &Lengths,
+    memory: Memory<'_>,
+    left: &[AtomicUsize],
+    partials: &SharedSlice<'_, f32>,
+    out: &SharedSlice<'_, f32>,
+) {
+    let span = &shape.spans[task.span];
+    let head_dim = shape.layer.head_dim();
+    let rows = Rows {
+        q: shape.q,
+        width: shape.heads * head_dim,
+        head_dim,
+        group: shape.group,
+        kv_head: task.kv_head,
+        token: task.token,
+        tokens: task.tokens,
+        position: span.position + task.in_span,
+        scale: shape.scale,
+    };
+    let results = rows.len() * lengths.result;
+    let Some(part) = task.part else {
+        let (running, floats) = memory.floats.split_at_mut(results);
+        blocks(isa, shape.layer, &rows, span.pages, task, lengths, Memory { floats, ..memory }, running);
+        write_rows(&rows, running, lengths.result, out);
+        return;
+    };
+    let at = |block: usize| (part.first + block * rows.len()) * lengths.result;
+    // SAFETY: the results of a block belong to the task that computes it, until it is counted.
+    let own = unsafe { partials.range(at(task.first_block), results) };
+    blocks(isa, shape.layer, &rows, span.pages, task, lengths, memory, own);
+    if left[part.counter].fetch_sub(1, Ordering::AcqRel) > 1 {
+        return;
     }
-    let (head, weighted) = partial.split_at_mut(2);
-    head[0] = max;
-    head[1] = reduce(sums);
-    let dim = weighted.len();
-    // Sixteen elements of the output at a time stay in a register while the positions go by.
-    let mut chunks = weighted.chunks_exact_mut(16);
-    for (i, out) in chunks.by_ref().enumerate() {
-        let mut sum = [0.0f32; 16];
-        for (position, &weight) in scores[..positions].iter().enumerate() {
-            let values = &values[position * dim + i * 16..][..16];
-            for lane in 0..16 {
-                sum[lane] = weight.mul_add(values[lane], sum[lane]);
-            }
-        }
-        out.copy_from_slice(&sum);
+    // SAFETY: all blocks are counted, so no task uses their results but this one.
+    let all = unsafe { partials.range(at(0), part.count * results) };
+    let (running, others) = all.split_at_mut(results);
+    for other in others.chunks_exact(results) {
+        merge_rows(isa, running, other, lengths.result);
     }
-    let tail = chunks.into_remainder();
-    let start = dim - tail.len();
-    for (lane, out) in tail.iter_mut().enumerate() {
-        let mut sum = 0.0f32;
-        for (position, &weight) in scores[..positions].iter().enumerate() {
-            sum = weight.mul_add(values[position * dim + start + lane], sum);
-        }
-        *out = sum;
+    write_rows(&rows, running, lengths.result, out);
+}
+
+/// The blocks of a task, merged into `running`.
+#[allow(clippy::too_many_arguments, reason = "what one task needs")]
+fn blocks(
+    isa: Isa,
+    layer: &KvLayer,
+    rows: &Rows<'_>,
+    pages: &[u32],
+    task: &Task,
+    lengths: &Lengths,
+    memory: Memory<'_>,
+    running: &mut [f32],
+) {
+    match layer.data() {
+        Store::F16(store) => float_blocks(isa, layer, store, rows, pages, task, lengths, memory.floats, running),
+        Store::F32(store) => float_blocks(isa, layer, store, rows, pages, task, lengths, memory.floats, running),
+        Store::Int8(store) => int8_blocks(isa, layer, store, rows, pages, task, lengths, memory, running),
     }
 }
 
-per_isa! {
-    fn merge(running: &mut [f32], partial: &[f32]) = merge_body;
+/// The pages of a block, and the first page behind it or else of it.
+fn block_pages<'a>(rows: &Rows<'_>, pages: &'a [u32], block: usize) -> (&'a [u32], u32) {
+    let used = (rows.position + rows.tokens).div_ceil(PAGE_LEN);
+    let (first, end) = (block * BLOCK_PAGES, (block + 1) * BLOCK_PAGES);
+    (&pages[first..end.min(used)], *pages[..used].get(end).unwrap_or(&pages[first]))
 }
 
-/// Merges the next block into the running result.
-#[inline(always)]
-fn merge_body<S: Lanes>(running: &mut [f32], partial: &[f32]) {
-    let max = running[0].max(partial[0]);
-    let (old, new) = (exp(running[0] - max), exp(partial[0] - max));
-    running[0] = max;
-    running[1] = running[1].mul_add(old, partial[1] * new);
-    for (sum, value) in running[2..].iter_mut().zip(&partial[2..]) {
-        *sum = sum.mul_add(old, value * new);
+#[allow(clippy::too_many_arguments, reason = "the arguments of one kernel")]
+fn float_blocks<E: Element>(
+    isa: Isa,
+    layer: &KvLayer,
+    store: &[E],
+    rows: &Rows<'_>,
+    pages: &[u32],
+    task: &Task,
+    lengths: &Lengths,
+    floats: &mut [f32],
+    running: &mut [f32],
+) {
+    let (page, floats) = floats.split_at_mut(lengths.page);
+    let (scores, partial) = floats.split_at_mut(rows.len() * BLOCK_LEN);
+    let partial = &mut partial[..running.len()];
+    for block in task.first_block..task.end_block {
+        let (pages, next) = block_pages(rows, pages, block);
+        let next = layer.floats(store, next, rows.kv_head).0.as_ptr().cast();
+        let first = block == task.first_block;
+        let results = if first { &mut *running } else { &mut *partial };
+        float::block(isa, layer, store, rows, block, pages, next, scores, page, results, lengths.result);
+        if !first {
+            merge_rows(isa, running, partial, lengths.result);
+        }
     }
 }
 
-/// Divides the weighted values by the sum of the weights.
-fn normalize(partial: &[f32], out: &mut [f32]) {
-    for (out, value) in out.iter_mut().zip(&partial[2..]) {
-        *out = value / partial[1];
+#[allow(clippy::too_many_arguments, reason = "the arguments of one kernel")]
+fn int8_blocks(
+    isa: Isa,
+    layer: &KvLayer,
+    store: &[u8],
+    rows: &Rows<'_>,
+    pages: &[u32],
+    task: &Task,
+    lengths: &Lengths,
+    memory: Memory<'_>,
+    running: &mut [f32],
+) {
+    let count = rows.len();
+    let (scores, partial) = memory.floats.split_at_mut(count * BLOCK_LEN);
+    let (queries, weights) = memory.bytes.split_at_mut(count * lengths.query);
+    let partial = &mut partial[..running.len()];
+    let mut memory = int8::Memory {
+        queries,
+        scales: &mut memory.scales[..count],
+        scores,
+        weights: &mut weights[..count * 2 * BLOCK_LEN],
+        sums: &mut memory.ints[..count * lengths.dims],
+    };
+    int8::round_queries(isa, rows, &mut memory);
+    for block in task.first_block..task.end_block {
+        let (pages, next) = block_pages(rows, pages, block);
+        let next = layer.int8(store, next, rows.kv_head).keys.as_ptr();
+        let first = block == task.first_block;
+        let results = if first { &mut *running } else { &mut *partial };
+        int8::block(isa, layer, store, rows, block, pages, next, &mut memory, results, lengths.result);
+        if !first {
+            merge_rows(isa, running, partial, lengths.result);
+        }
     }
 }
+
+/// Writes the output of a task's rows.
+fn write_rows(rows: &Rows<'_>, results: &[f32], result_len: usize, out: &SharedSlice<'_, f32>) {
+    for (row, result) in results.chunks_exact(result_len).enumerate() {
+        // SAFETY: each token and key-value head belongs to one task, or to the last of its parts.
+        normalize(result, unsafe { out.range(rows.start(row), rows.head_dim) });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,28 @@
 //! The paged key-value cache of one layer.
 //!
-//! A page holds [`PAGE_LEN`] positions of all heads. Within a page each head has its keys transposed,
-//! `[head_dim, PAGE_LEN]`, so that 16 positions are the lanes of a register and a score needs no horizontal sum, and its
-//! values as `[PAGE_LEN, head_dim]`.
+//! A page holds [`PAGE_LEN`] positions of all heads, and for each head first its keys, then its values: one stretch of
+//! memory. Both lie as attention reads them, so that it needs no horizontal sums and no shuffles:
+//! - `F32`, `F16`: keys transposed, `[head_dim, PAGE_LEN]`, 16 positions in the lanes of a register; values in columns of
+//!   up to [`VALUE_COLS`], `[column, PAGE_LEN, width]`, filled up with zeros to a multiple of 16.
+//! - `Int8`: codes in fours along what is summed over, for integer dot products of four bytes, and a scale for each
+//!   position; see [`int8`].
 
+pub(crate) mod int8;
+
+use crate::Isa;
 use crate::buffer::AlignedBuf;
-use crate::simd::{Lanes, lanes, per_isa};
+use crate::pool::{Pool, SharedSlice};
+use crate::simd::{Lanes, per_isa};
+use int8::Int8Head;
 
-/// Positions in a page; also the block in which attention sums (see [`mod@crate::attention`]).
+/// Positions in a page.
 pub const PAGE_LEN: usize = 64;
+
+/// Width of a column of values: what attention keeps in registers at a time.
+pub(crate) const VALUE_COLS: usize = 64;
+
+/// With fewer tokens than this, opening a parallel region takes longer than writing them.
+const FEW_TOKENS: usize = 16;
 
 /// Number type of cached keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +31,39 @@ pub enum KvType {
     F16,
     /// Single precision.
     F32,
+    /// 8 bits and a scale for each head and position.
+    Int8,
+}
+
+impl KvType {
+    /// The name that options and reports use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            KvType::F16 => "f16",
+            KvType::F32 => "f32",
+            KvType::Int8 => "int8",
+        }
+    }
+
+    /// Bytes of the key or the value of a head at one position.
+    pub const fn bytes(self, head_dim: usize) -> usize {
+        match self {
+            KvType::F16 => 2 * head_dim,
+            KvType::F32 => 4 * head_dim,
+            KvType::Int8 => head_dim + size_of::<f32>(),
+        }
+    }
+}
+
+/// Consecutive tokens of one sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct KvSpan<'a> {
+    /// Pages of the sequence: position p is slot `p % PAGE_LEN` of page `pages[p / PAGE_LEN]`.
+    pub pages: &'a [u32],
+    /// Position of the first token.
+    pub position: usize,
+    /// Number of tokens.
+    pub tokens: usize,
 }
 
 /// Keys and values of one layer.
@@ -29,18 +76,20 @@ pub struct KvLayer {
 }
 
 #[derive(Debug)]
-enum Store {
+pub(crate) enum Store {
     F16(AlignedBuf<u16>),
     F32(AlignedBuf<f32>),
+    Int8(AlignedBuf<u8>),
 }
 
 impl KvLayer {
     /// A cache of `pages` pages. Its memory is taken only as pages are written.
     pub fn new(pages: usize, kv_heads: usize, head_dim: usize, kind: KvType) -> KvLayer {
-        let len = pages * 2 * kv_heads * head_dim * PAGE_LEN;
+        let heads = pages * kv_heads;
         let store = match kind {
-            KvType::F16 => Store::F16(AlignedBuf::zeroed(len)),
-            KvType::F32 => Store::F32(AlignedBuf::zeroed(len)),
+            KvType::F16 => Store::F16(AlignedBuf::zeroed(heads * float_len(head_dim))),
+            KvType::F32 => Store::F32(AlignedBuf::zeroed(heads * float_len(head_dim))),
+            KvType::Int8 => Store::Int8(AlignedBuf::zeroed(heads * int8::head_bytes(head_dim))),
         };
         KvLayer { store, pages, kv_heads, head_dim }
     }
@@ -60,85 +109,83 @@ impl KvLayer {
         match &self.store {
             Store::F16(store) => store.len() * 2,
             Store::F32(store) => store.len() * 4,
+            Store::Int8(store) => store.len(),
         }
     }
 
-    /// Numbers in the keys (or values) of one head in one page.
-    fn head_len(&self) -> usize {
-        self.head_dim * PAGE_LEN
-    }
-
-    /// Where head `head` of `page` starts: its keys, then its values.
-    fn offset(&self, page: u32, head: usize) -> usize {
-        (page as usize * self.kv_heads + head) * 2 * self.head_len()
-    }
-
-    /// Writes the key and the value, `[kv_heads · head_dim]` each, of position `slot` of `page`.
+    /// Writes the keys and values, `[tokens, kv_heads · head_dim]` each, of all tokens of `spans`.
     ///
     /// # Panics
-    /// If the page, the slot or the lengths are out of range.
-    pub fn store(&mut self, isa: crate::Isa, page: u32, slot: usize, k: &[f32], v: &[f32]) {
-        let (width, head_dim) = (self.kv_heads * self.head_dim, self.head_dim);
-        assert!(k.len() == width && v.len() == width && slot < PAGE_LEN, "kv cache: lengths or slot");
-        for head in 0..self.kv_heads {
-            let start = self.offset(page, head);
-            let (middle, end) = (start + self.head_len(), start + 2 * self.head_len());
-            let heads = head * head_dim..(head + 1) * head_dim;
-            let (k, v) = (&k[heads.clone()], &v[heads]);
-            match &mut self.store {
-                Store::F32(store) => {
-                    for (i, &k) in k.iter().enumerate() {
-                        store[start + i * PAGE_LEN + slot] = k;
-                    }
-                    store[middle + slot * head_dim..][..head_dim].copy_from_slice(v);
-                }
-                Store::F16(store) => {
-                    let (keys, values) = store[start..end].split_at_mut(middle - start);
-                    store_f16(isa, slot, k, v, keys, &mut values[slot * head_dim..][..head_dim]);
+    /// If the lengths do not agree or a span has too few pages.
+    pub fn store(&mut self, pool: &Pool, isa: Isa, spans: &[KvSpan<'_>], k: &[f32], v: &[f32]) {
+        let (head_dim, heads) = (self.head_dim, self.kv_heads);
+        let (pages, width) = (self.pages, heads * head_dim);
+        let tokens: usize = spans.iter().map(|span| span.tokens).sum();
+        assert!(k.len() == tokens * width && v.len() == k.len(), "kv cache: a row per token");
+        let each = |head: usize, write: &mut dyn FnMut(usize, usize, &[f32], &[f32])| {
+            let mut row = head * head_dim;
+            for span in spans {
+                for position in span.position..span.position + span.tokens {
+                    let page = span.pages[position / PAGE_LEN] as usize;
+                    assert!(page < pages, "kv cache: no such page");
+                    write(page * heads + head, position % PAGE_LEN, &k[row..][..head_dim], &v[row..][..head_dim]);
+                    row += width;
                 }
             }
-        }
-    }
-
-    /// Widens the keys, `[head_dim, PAGE_LEN]`, and the values, `[PAGE_LEN, head_dim]`, of a head in a page to f32:
-    /// the first `positions` of them, rounded up to 16 for the keys. Single-precision pages are handed out as they are.
-    #[inline(always)]
-    pub(crate) fn read<'a, S: Lanes>(
-        &'a self,
-        page: u32,
-        head: usize,
-        positions: usize,
-        scratch: &'a mut [f32],
-    ) -> (&'a [f32], &'a [f32]) {
-        let start = self.offset(page, head);
-        let len = self.head_len();
-        match &self.store {
-            Store::F32(store) => store[start..start + 2 * len].split_at(len),
+        };
+        // A task writes one head of every page: no two of them write to the same memory, whatever the page tables say.
+        let task: &(dyn Fn(usize) + Sync) = match &mut self.store {
+            Store::F32(store) => {
+                let (store, len) = (SharedSlice::new(store), float_len(head_dim));
+                &move |head| {
+                    each(head, &mut |place, slot, k, v| {
+                        // SAFETY: as said above.
+                        let to = unsafe { store.range(place * len, len) };
+                        store_float(to, slot, k, v, |to, x| to.copy_from_slice(&x[..to.len()]));
+                    });
+                }
+            }
             Store::F16(store) => {
-                let (keys, values) = store[start..start + 2 * len].split_at(len);
-                let (k, v) = scratch[..2 * len].split_at_mut(len);
-                let columns = positions.next_multiple_of(16);
-                for (to, from) in k.chunks_exact_mut(PAGE_LEN).zip(keys.chunks_exact(PAGE_LEN)) {
-                    for (to, from) in to[..columns].chunks_exact_mut(16).zip(from.chunks_exact(16)) {
-                        to.copy_from_slice(&S::from_f16(lanes(from)));
-                    }
+                let (store, len) = (SharedSlice::new(store), float_len(head_dim));
+                &move |head| {
+                    each(head, &mut |place, slot, k, v| {
+                        // SAFETY: as said above.
+                        store_f16(isa, unsafe { store.range(place * len, len) }, slot, k, v);
+                    });
                 }
-                // Whole chunks of 16 from the front: what lies behind the last position is not used.
-                let used = (positions * self.head_dim).next_multiple_of(16).min(len);
-                for (to, from) in v[..used].chunks_exact_mut(16).zip(values.chunks_exact(16)) {
-                    to.copy_from_slice(&S::from_f16(lanes(from)));
-                }
-                (k, v)
             }
-        }
+            Store::Int8(store) => {
+                let (store, len) = (SharedSlice::new(store), int8::head_bytes(head_dim));
+                &move |head| {
+                    each(head, &mut |place, slot, k, v| {
+                        // SAFETY: as said above.
+                        int8::store(isa, unsafe { store.range(place * len, len) }, slot, k, v);
+                    });
+                }
+            }
+        };
+        if tokens < FEW_TOKENS { (0..heads).for_each(task) } else { pool.run(heads, task) }
     }
 
-    /// Numbers of scratch that [`KvLayer::read`] needs.
-    pub(crate) fn scratch_len(&self) -> usize {
-        match self.store {
-            Store::F16(_) => 2 * self.head_len(),
-            Store::F32(_) => 0,
-        }
+    /// The pages.
+    pub(crate) fn data(&self) -> &Store {
+        &self.store
+    }
+
+    /// Keys, `[head_dim, PAGE_LEN]`, and values, in columns, of a head in a page of `store`, which is that of this layer.
+    #[inline(always)]
+    pub(crate) fn floats<'a, E>(&self, store: &'a [E], page: u32, head: usize) -> (&'a [E], &'a [E]) {
+        let len = float_len(self.head_dim);
+        let start = (page as usize * self.kv_heads + head) * len;
+        store[start..start + len].split_at(self.head_dim * PAGE_LEN)
+    }
+
+    /// A head in a page of `store`, which is that of this layer.
+    #[inline(always)]
+    pub(crate) fn int8<'a>(&self, store: &'a [u8], page: u32, head: usize) -> Int8Head<'a> {
+        let len = int8::head_bytes(self.head_dim);
+        let start = (page as usize * self.kv_heads + head) * len;
+        Int8Head::new(&store[start..start + len], self.head_dim)
     }
 
     /// Copies a page.
@@ -147,29 +194,61 @@ impl KvLayer {
     /// If a page is out of range.
     pub fn copy_page(&mut self, from: u32, to: u32) {
         assert!((from as usize) < self.pages && (to as usize) < self.pages, "kv cache: no such page");
-        let len = 2 * self.kv_heads * self.head_len();
-        let (from, to) = (from as usize * len, to as usize * len);
-        match &mut self.store {
-            Store::F16(store) => store.copy_within(from..from + len, to),
-            Store::F32(store) => store.copy_within(from..from + len, to),
+        fn copy<T: bytemuck::Pod>(store: &mut AlignedBuf<T>, pages: usize, from: u32, to: u32) {
+            let len = store.len() / pages;
+            let start = from as usize * len;
+            store.copy_within(start..start + len, to as usize * len);
         }
+        match &mut self.store {
+            Store::F16(store) => copy(store, self.pages, from, to),
+            Store::F32(store) => copy(store, self.pages, from, to),
+            Store::Int8(store) => copy(store, self.pages, from, to),
+        }
+    }
+}
+
+/// Width of a head's values in memory.
+pub(crate) const fn padded_dim(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(16)
+}
+
+/// Numbers that a head takes in a page.
+const fn float_len(head_dim: usize) -> usize {
+    PAGE_LEN * (head_dim + padded_dim(head_dim))
+}
+
+/// Writes a position of a head in a page; `convert` rounds up to 16 numbers.
+#[inline(always)]
+fn store_float<E: Copy + Default>(
+    page: &mut [E],
+    slot: usize,
+    k: &[f32],
+    v: &[f32],
+    convert: impl Fn(&mut [E], &[f32; 16]),
+) {
+    let (keys, values) = page.split_at_mut(k.len() * PAGE_LEN);
+    for (i, k) in k.chunks(16).enumerate() {
+        let mut rounded = [E::default(); 16];
+        convert(&mut rounded, &padded(k));
+        for (j, &k) in rounded[..k.len()].iter().enumerate() {
+            keys[(16 * i + j) * PAGE_LEN + slot] = k;
+        }
+    }
+    let width = padded_dim(v.len());
+    for (i, v) in v.chunks(16).enumerate() {
+        let column = 16 * i / VALUE_COLS * VALUE_COLS;
+        let start = column * PAGE_LEN + slot * VALUE_COLS.min(width - column) + 16 * i - column;
+        convert(&mut values[start..start + 16], &padded(v));
     }
 }
 
 per_isa! {
-    fn store_f16(slot: usize, k: &[f32], v: &[f32], keys: &mut [u16], values: &mut [u16]) = store_f16_body;
+    fn store_f16(page: &mut [u16], slot: usize, k: &[f32], v: &[f32]) = store_f16_body;
 }
 
 #[inline(always)]
-fn store_f16_body<S: Lanes>(slot: usize, k: &[f32], v: &[f32], keys: &mut [u16], values: &mut [u16]) {
-    for (i, k) in k.chunks(16).enumerate() {
-        for (j, bits) in S::to_f16(&padded(k))[..k.len()].iter().enumerate() {
-            keys[(16 * i + j) * PAGE_LEN + slot] = *bits;
-        }
-    }
-    for (to, v) in values.chunks_mut(16).zip(v.chunks(16)) {
-        to.copy_from_slice(&S::to_f16(&padded(v))[..v.len()]);
-    }
+fn store_f16_body<S: Lanes>(page: &mut [u16], slot: usize, k: &[f32], v: &[f32]) {
+    store_float(page, slot, k, v, |to, x| to.copy_from_slice(&S::to_f16(x)));
 }
 
 /// Up to 16 numbers, filled up with zeros.

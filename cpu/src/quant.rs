@@ -1,11 +1,14 @@
 //! Activations as int8 with one scale per token.
 
+mod row;
+
+pub use row::quantize_row;
+
+use crate::activation::Gate;
 use crate::buffer::AlignedBuf;
 use crate::kernel::{Form, Kernels, MAX_TOKENS, Operand, Quads, ROUND};
 use crate::layout::{Layout, MAX_TILE_COLS};
-use crate::norm::rms_norm;
 use crate::pool::{Pool, SharedSlice};
-use crate::simd::{Lanes, per_isa};
 
 /// Rows of int8 start at multiples of this.
 const ALIGN: usize = 64;
@@ -71,11 +74,34 @@ impl Activations {
             let x = &x[token * cols..(token + 1) * cols];
             match norm {
                 None => quantize_row(isa, x, q),
-                Some((weight, eps)) => with_memory(cols, |normed| {
-                    rms_norm(isa, x, weight, eps, normed);
-                    quantize_row(isa, normed, q)
-                }),
+                Some((weight, eps)) => with_memory(cols, |normed| row::norm_quantize(isa, x, weight, eps, normed, q)),
             }
+        });
+    }
+
+    /// Quantizes `function(gate) · up`, `[tokens, cols]` each, after an RMSNorm with the given weight and epsilon if there
+    /// is one, for products by `kernels`. `gate` is overwritten.
+    ///
+    /// # Panics
+    /// If `gate` does not consist of whole rows, or another length differs.
+    #[allow(clippy::too_many_arguments, reason = "the arguments of one kernel")]
+    pub fn quantize_gated(
+        &mut self,
+        pool: &Pool,
+        kernels: &Kernels,
+        function: Gate,
+        gate: &mut [f32],
+        up: &[f32],
+        cols: usize,
+        norm: Option<(&[f32], f32)>,
+    ) {
+        assert!(gate.len().is_multiple_of(cols) && gate.len() == up.len(), "quantize_gated: whole rows");
+        let tokens = gate.len() / cols;
+        let gate = SharedSlice::new(gate);
+        self.fill(pool, kernels, tokens, cols, &|token, q| {
+            // SAFETY: each token belongs to one task.
+            let gate = unsafe { gate.range(token * cols, cols) };
+            row::gate_quantize(kernels.isa(), function, gate, &up[token * cols..][..cols], norm, q)
         });
     }
 
@@ -195,38 +221,6 @@ fn with_memory<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
         memory.resize(len, 0.0);
         f(memory)
     })
-}
-
-per_isa! {
-    /// Quantizes one row; returns 127 / absmax and the sum of the int8 values.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    pub fn quantize_row(x: &[f32], q: &mut [i8]) -> (f32, i32) = quantize_row_body;
-}
-
-#[inline(always)]
-fn quantize_row_body<S: Lanes>(x: &[f32], q: &mut [i8]) -> (f32, i32) {
-    assert_eq!(x.len(), q.len(), "quantize_row: lengths differ");
-    let mut max = [1e-5f32; 16];
-    let chunks = x.chunks_exact(16);
-    for (i, x) in chunks.remainder().iter().enumerate() {
-        max[i] = max[i].max(x.abs());
-    }
-    for x in chunks {
-        for i in 0..16 {
-            max[i] = max[i].max(x[i].abs());
-        }
-    }
-    let scale = 127.0 / max.into_iter().fold(1e-5, f32::max);
-    let mut sum = 0i32;
-    for (q, x) in q.iter_mut().zip(x) {
-        // A value that is not a number becomes 0.
-        let value = (x * scale).round_ties_even().clamp(-128.0, 127.0) as i32;
-        *q = value as i8;
-        sum += value;
-    }
-    (scale, sum)
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //!
 //! Source: <https://arxiv.org/abs/2104.09864>, in the form of transformers' `rotate_half`.
 
+use crate::Isa;
+use crate::pool::{Pool, SharedSlice};
 use crate::simd::{Lanes, per_isa};
 
 /// Changes to the rotary frequencies for longer contexts.
@@ -98,11 +100,27 @@ impl Rope {
 }
 
 impl RopeRows {
+    /// Turns the heads of all tokens in `q` and `k`, a row of whole heads per token each, on the threads of `pool`.
+    ///
+    /// # Panics
+    /// If the rows do not consist of whole heads.
+    pub fn apply_all(&self, pool: &Pool, isa: Isa, q: &mut [f32], k: &mut [f32]) {
+        let tokens = self.cos.len() / self.half;
+        let (q_width, k_width) = (q.len() / tokens, k.len() / tokens);
+        let (q, k) = (SharedSlice::new(q), SharedSlice::new(k));
+        pool.run(tokens, &|token| {
+            // SAFETY: each token belongs to one task.
+            let (q, k) = unsafe { (q.range(token * q_width, q_width), k.range(token * k_width, k_width)) };
+            self.apply(isa, token, q);
+            self.apply(isa, token, k);
+        });
+    }
+
     /// Turns the heads in `x`, `[heads · head_dim]`, of row `row`.
     ///
     /// # Panics
     /// If `x` is not a number of whole heads, or there is no such row.
-    pub fn apply(&self, isa: crate::Isa, row: usize, x: &mut [f32]) {
+    pub fn apply(&self, isa: Isa, row: usize, x: &mut [f32]) {
         let range = row * self.half..(row + 1) * self.half;
         rotate(isa, &self.cos[range.clone()], &self.sin[range], x);
     }
@@ -129,7 +147,6 @@ fn rotate_body<S: Lanes>(cos: &[f32], sin: &[f32], x: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Isa;
 
     #[test]
     fn pairs_turn_by_position_times_frequency() {

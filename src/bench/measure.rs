@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use sterna_cpu::kv::KvType;
 use sterna_cpu::machine::{self, ReadProbe};
 use sterna_cpu::{Isa, Pool};
 
@@ -101,7 +100,7 @@ impl Facts {
             Test::Prompt(_) => spec.depth,
             Test::Generate(tokens) => spec.depth.max(PROMPT) + tokens / 2,
         };
-        let cached = middle as u64 * model.config().kv_bytes_per_position(kv_type(spec.kv).1) as u64;
+        let cached = middle as u64 * model.config().kv_bytes_per_position(spec.kv) as u64;
         Facts {
             placement: model.placement().to_owned(),
             layout: model.kernels().layout().name(),
@@ -109,14 +108,6 @@ impl Facts {
             bytes_per_token: read + cached,
             macs_per_token: model.graph().ternary_parameters(),
         }
-    }
-}
-
-/// The name of a number type, and its bytes.
-const fn kv_type(kv: KvType) -> (&'static str, usize) {
-    match kv {
-        KvType::F16 => ("f16", 2),
-        KvType::F32 => ("f32", 4),
     }
 }
 
@@ -246,7 +237,7 @@ fn row(options: &Options, spec: &Spec, facts: &Facts, repetitions: &[Repetition]
         isa: spec.isa.name(),
         layout: facts.layout,
         kernel: facts.kernel,
-        kv: kv_type(spec.kv).0,
+        kv: spec.kv.name(),
         tokens_per_second: Rate::of(&rates),
         bytes_per_token: facts.bytes_per_token,
         limit,

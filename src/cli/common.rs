@@ -49,6 +49,9 @@ pub(super) struct ModelArgs {
 pub(super) enum KvArg {
     F16,
     F32,
+    /// 8 bits with a scale for each head and position: half the memory
+    #[value(alias = "q8")]
+    Int8,
 }
 
 impl KvArg {
@@ -56,6 +59,7 @@ impl KvArg {
         match self {
             KvArg::F16 => KvType::F16,
             KvArg::F32 => KvType::F32,
+            KvArg::Int8 => KvType::Int8,
         }
     }
 }

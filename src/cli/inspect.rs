@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
+use sterna::KvType;
 use sterna::format::{Checkpoint, Description};
 use sterna::graph::{Graph, LinearSpec};
 use sterna::model::{ModelConfig, build_graph};
@@ -134,7 +135,7 @@ fn as_json(checkpoint: &Checkpoint, graph: &anyhow::Result<Graph>) -> Value {
                 "head": parts.head,
                 "ternary": parts.ternary_in_file,
                 "ternary_packed": parts.ternary_packed,
-                "kv_f16_per_position": graph.config().kv_bytes_per_position(2),
+                "kv_f16_per_position": graph.config().kv_bytes_per_position(KvType::F16),
             });
         }
         Err(error) => object["error"] = json!(format!("{error:#}")),
@@ -167,7 +168,7 @@ fn as_text(checkpoint: &Checkpoint, graph: &anyhow::Result<Graph>, all_tensors: 
             }
             row("  ternary", HumanBytes(parts.ternary_in_file).to_string());
             row("ternary, packed to run", HumanBytes(parts.ternary_packed).to_string());
-            let per_position = graph.config().kv_bytes_per_position(2) as u64;
+            let per_position = graph.config().kv_bytes_per_position(KvType::F16) as u64;
             row("kv cache (f16)", format!("{} a position", HumanBytes(per_position)));
         }
         Err(error) => row("does not run", format!("{error:#}")),

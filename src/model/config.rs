@@ -6,6 +6,7 @@ use serde_json::Value as Json;
 
 use super::ModelError;
 use crate::format::{Checkpoint, Description, Metadata};
+use sterna_cpu::kv::KvType;
 use sterna_cpu::rope::RopeScaling;
 
 /// The activation of the gated feed-forward network.
@@ -69,9 +70,9 @@ impl ModelConfig {
         self.num_kv_heads * self.head_dim
     }
 
-    /// Bytes of the key-value cache for one position in all layers, with `element` bytes a number.
-    pub fn kv_bytes_per_position(&self, element: usize) -> usize {
-        2 * self.num_layers * self.kv_size() * element
+    /// Bytes of the key-value cache for one position in all layers.
+    pub fn kv_bytes_per_position(&self, kind: KvType) -> usize {
+        2 * self.num_layers * self.num_kv_heads * kind.bytes(self.head_dim)
     }
 }
 

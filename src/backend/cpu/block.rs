@@ -1,10 +1,10 @@
 //! One transformer block on the CPU.
 
-use sterna_cpu::activation::{Gate as GateFunction, gated};
-use sterna_cpu::attention::{AttentionQuery, AttentionScratch, attention};
-use sterna_cpu::kv::{KvLayer, PAGE_LEN};
+use sterna_cpu::activation::Gate as GateFunction;
+use sterna_cpu::attention::{AttentionScratch, attention};
+use sterna_cpu::kv::{KvLayer, KvSpan};
 use sterna_cpu::rope::RopeRows;
-use sterna_cpu::{Activations, AlignedBuf, Kernels, Layout, LinearJob, Pool, for_each_row, linear};
+use sterna_cpu::{Activations, AlignedBuf, Kernels, Layout, LinearJob, Pool, linear};
 
 use crate::backend::{BackendError, LinearEvent, Observer};
 use crate::graph::{BlockSpec, Graph, Linear};
@@ -47,8 +47,10 @@ pub(super) struct BlockContext<'a> {
     pub(super) config: &'a ModelConfig,
     /// Rotations of the tokens' positions.
     pub(super) rope: &'a RopeRows,
-    /// Page table and position of each token.
-    pub(super) queries: &'a [AttentionQuery<'a>],
+    /// The tokens, sequence by sequence.
+    pub(super) spans: &'a [KvSpan<'a>],
+    /// Number of tokens.
+    pub(super) tokens: usize,
     pub(super) observer: Option<&'a mut (dyn Observer + 'static)>,
 }
 
@@ -65,11 +67,14 @@ impl BlockContext<'_> {
         }
     }
 
+    /// A norm's weight with its epsilon.
+    fn norm<'w>(&self, weight: Option<&'w [f32]>) -> Option<(&'w [f32], f32)> {
+        weight.map(|weight| (weight, self.config.rms_norm_eps))
+    }
+
     /// Normalises each row of `x` (if there is a norm) and quantizes it.
     fn quantize(&self, x: &[f32], norm: Option<&[f32]>, acts: &mut Activations) {
-        let cols = x.len() / self.queries.len();
-        let norm = norm.map(|weight| (weight, self.config.rms_norm_eps));
-        acts.quantize(self.pool, self.kernels, x, cols, norm);
+        acts.quantize(self.pool, self.kernels, x, x.len() / self.tokens, self.norm(norm));
     }
 }
 
@@ -112,7 +117,7 @@ impl CpuBlock {
     fn attention_half(&mut self, context: &mut BlockContext<'_>, scratch: &mut Scratch, hidden: &mut [f32]) {
         let Scratch { acts, q, k, v, attn, attention: attention_scratch, .. } = scratch;
         let (config, isa) = (context.config, context.kernels.isa());
-        let (tokens, q_size, kv_size) = (context.queries.len(), config.q_size(), config.kv_size());
+        let (tokens, q_size, kv_size) = (context.tokens, config.q_size(), config.kv_size());
         q.resize(tokens * q_size);
         k.resize(tokens * kv_size);
         v.resize(tokens * kv_size);
@@ -122,15 +127,10 @@ impl CpuBlock {
         context.linears(acts, [(&self.q, q), (&self.k, k), (&self.v, v)], false);
         context.report(self.index, acts, &[("q_proj", q), ("k_proj", k), ("v_proj", v)]);
 
-        for_each_row(context.pool, q, q_size, &|token, q| context.rope.apply(isa, token, q));
-        for (token, query) in context.queries.iter().enumerate() {
-            let (k, v) = (&mut k[token * kv_size..][..kv_size], &v[token * kv_size..][..kv_size]);
-            context.rope.apply(isa, token, k);
-            let (page, slot) = (query.pages[query.position / PAGE_LEN], query.position % PAGE_LEN);
-            self.cache.store(isa, page, slot, k, v);
-        }
+        context.rope.apply_all(context.pool, isa, q, k);
+        self.cache.store(context.pool, isa, context.spans, k, v);
         let (heads, scale) = (config.num_heads, 1.0 / (config.head_dim as f32).sqrt());
-        attention(context.pool, isa, q, &self.cache, context.queries, heads, scale, attention_scratch, attn);
+        attention(context.pool, isa, q, &self.cache, context.spans, heads, scale, attention_scratch, attn);
 
         context.quantize(attn, self.attn_sub_norm.as_deref(), acts);
         context.linears(acts, [(&self.o, hidden)], true);
@@ -139,9 +139,9 @@ impl CpuBlock {
 
     fn ffn_half(&self, context: &mut BlockContext<'_>, scratch: &mut Scratch, hidden: &mut [f32]) {
         let Scratch { acts, gate, up, .. } = scratch;
-        let (isa, width) = (context.kernels.isa(), context.config.intermediate_size);
-        gate.resize(context.queries.len() * width);
-        up.resize(context.queries.len() * width);
+        let width = context.config.intermediate_size;
+        gate.resize(context.tokens * width);
+        up.resize(context.tokens * width);
 
         context.quantize(hidden, Some(&self.ffn_norm), acts);
         context.linears(acts, [(&self.gate, gate), (&self.up, up)], false);
@@ -151,11 +151,8 @@ impl CpuBlock {
             Gate::Relu2 => GateFunction::Relu2,
             Gate::Silu => GateFunction::Silu,
         };
-        for_each_row(context.pool, gate, width, &|token, gate| {
-            gated(isa, function, gate, &up[token * width..][..width]);
-        });
-
-        context.quantize(gate, self.ffn_sub_norm.as_deref(), acts);
+        let norm = context.norm(self.ffn_sub_norm.as_deref());
+        acts.quantize_gated(context.pool, context.kernels, function, gate, up, width, norm);
         context.linears(acts, [(&self.down, hidden)], true);
         context.report(self.index, acts, &[("down_proj", hidden)]);
     }

@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use sterna_cpu::attention::AttentionQuery;
+use smallvec::SmallVec;
 use sterna_cpu::dense;
-use sterna_cpu::kv::KvLayer;
+use sterna_cpu::kv::{KvLayer, KvSpan};
 use sterna_cpu::norm::rms_norm;
 use sterna_cpu::rope::{Rope, RopeRows};
 use sterna_cpu::{AlignedBuf, Kernels, Pool};
@@ -15,6 +15,9 @@ use crate::backend::{BackendError, Batch, KvOptions, Observer, Progress, Stage, 
 use crate::format::DenseTensor;
 use crate::graph::{Graph, Layer};
 use crate::model::ModelConfig;
+
+/// Batches of up to this many sequences need no memory from the heap.
+const FEW_SEQUENCES: usize = 32;
 
 /// The embedding, blocks and head that one stage holds; each may be absent.
 pub(super) struct CpuStage {
@@ -107,19 +110,19 @@ impl Stage for CpuStage {
                 dense::dequantize_row(self.kernels.isa(), embed.ty, embed.row(*id as usize), row);
             }
         }
-        let queries: Vec<AttentionQuery<'_>> = batch
+        let spans: SmallVec<[KvSpan<'_>; FEW_SEQUENCES]> = batch
             .sequences
             .iter()
-            .flat_map(|s| (s.position..s.position + s.tokens.len()).map(|position| (s.pages, position)))
-            .map(|(pages, position)| AttentionQuery { pages, position })
+            .map(|s| KvSpan { pages: s.pages, position: s.position, tokens: s.tokens.len() })
             .collect();
-        self.rope.rows(queries.iter().map(|query| query.position), &mut self.rope_rows);
+        self.rope.rows(spans.iter().flat_map(|span| span.position..span.position + span.tokens), &mut self.rope_rows);
         let mut context = BlockContext {
             kernels: &self.kernels,
             pool: &self.pool,
             config: &self.config,
             rope: &self.rope_rows,
-            queries: &queries,
+            spans: &spans,
+            tokens: batch.tokens(),
             observer: self.observer.as_deref_mut(),
         };
         for block in &mut self.blocks {

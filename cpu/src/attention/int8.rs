@@ -1,0 +1,384 @@
+//! A block of keys and values in 8 bits: both products are sums of integers, which are exact in any order.
+//!
+//! A query is rounded to 13 bits, 64 · high + low, the weights of a block to 14 bits, 128 · high + low, so that each half
+//! is an operand of a four-way dot product of bytes on every instruction set. That is 32 times finer than the codes of the
+//! cache.
+
+use super::float::rows_at_once;
+use super::rows::Rows;
+use super::softmax::{set_header, softmax};
+use super::{BLOCK_LEN, BLOCK_PAGES};
+use crate::Isa;
+use crate::kv::int8::{Int8Head, KEY_OFFSET};
+use crate::kv::{KvLayer, PAGE_LEN, padded_dim};
+use crate::math::ROUND;
+use crate::prefetch::prefetch;
+use crate::simd::{Lanes, absmax, lanes, lanes_mut, larger, per_isa};
+
+/// The largest number of 64 · high + low with |high| <= 63 and low from -32 to 31.
+const QUERY_MAX: f32 = 4063.0;
+/// The largest number of 128 · high + low with halves of 7 bits.
+const WEIGHT_MAX: f32 = 16383.0;
+/// Below this, a scale's inverse overflows; what it scales counts as 0.
+const SMALLEST: f32 = 1e-30;
+
+/// A row's query in two halves, the factor that its scores get, and what they have too much.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct QueryScale {
+    factor: f32,
+    excess: i32,
+}
+
+/// Memory of a task.
+pub(super) struct Memory<'a> {
+    /// High, then low halves of each row's query, [`query_len`] bytes a row.
+    pub(super) queries: &'a mut [u8],
+    /// One for each row.
+    pub(super) scales: &'a mut [QueryScale],
+    /// [`BLOCK_LEN`] scores for each row.
+    pub(super) scores: &'a mut [f32],
+    /// High, then low halves of each row's weights, `2 · BLOCK_LEN` bytes a row.
+    pub(super) weights: &'a mut [u8],
+    /// Sums of weighted values, [`padded_dim`] for each row.
+    pub(super) sums: &'a mut [i32],
+}
+
+/// Bytes of a row's query.
+pub(super) const fn query_len(head_dim: usize) -> usize {
+    2 * head_dim.next_multiple_of(4)
+}
+
+per_isa! {
+    /// Rounds the queries of all rows.
+    pub(super) fn round_queries(rows: &Rows<'_>, memory: &mut Memory<'_>) = round_queries_body;
+}
+
+#[inline(always)]
+fn round_queries_body<S: Lanes>(rows: &Rows<'_>, memory: &mut Memory<'_>) {
+    let len = query_len(rows.head_dim);
+    for (row, (to, scale)) in memory.queries.chunks_exact_mut(len).zip(&mut *memory.scales).enumerate() {
+        let q = rows.query(row);
+        let max = absmax(q);
+        let inverse = if max > SMALLEST { QUERY_MAX / max } else { 0.0 };
+        let (high, low) = to.split_at_mut(len / 2);
+        let mut sum = 0;
+        for ((q, high), low) in q.iter().zip(&mut *high).zip(&mut *low) {
+            let rounded = (q.mul_add(inverse, ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+            // No change, except where q is not a number.
+            let rounded = rounded.clamp(-(QUERY_MAX as i32), QUERY_MAX as i32);
+            let upper = (rounded + 32) >> 6;
+            (*high, *low) = (upper as i8 as u8, (rounded - (upper << 6)) as i8 as u8);
+            sum += rounded;
+        }
+        high[q.len()..].fill(0);
+        low[q.len()..].fill(0);
+        let step = if max > SMALLEST { max / QUERY_MAX } else { 0.0 };
+        *scale = QueryScale { factor: step * rows.scale, excess: KEY_OFFSET * sum };
+    }
+}
+
+/// Computes the results of all rows for block `block`, whose pages are `pages`. `after` is what will be read next, for
+/// prefetching. The queries are rounded ([`round_queries`]).
+#[allow(clippy::too_many_arguments, reason = "the arguments of one kernel")]
+pub(super) fn block(
+    isa: Isa,
+    layer: &KvLayer,
+    store: &[u8],
+    rows: &Rows<'_>,
+    block: usize,
+    pages: &[u32],
+    after: *const u8,
+    memory: &mut Memory<'_>,
+    results: &mut [f32],
+    len: usize,
+) {
+    let mut heads = [layer.int8(store, pages[0], rows.kv_head); BLOCK_PAGES];
+    for (head, &page) in heads.iter_mut().zip(pages) {
+        *head = layer.int8(store, page, rows.kv_head);
+    }
+    let heads = &heads[..pages.len()];
+    for (index, head) in heads.iter().enumerate() {
+        let next = heads.get(index + 1).map_or(heads[0].values, |next| next.keys).as_ptr();
+        score_page(isa, rows, &Page { block, index, head, next }, memory);
+    }
+    weights(isa, rows, block, heads, memory, results, len);
+    for (index, head) in heads.iter().enumerate() {
+        let next = heads.get(index + 1).map_or(after, |next| next.values.as_ptr());
+        weigh_page(isa, rows, &Page { block, index, head, next }, memory);
+    }
+    values(isa, memory, results, len);
+}
+
+/// A head in a page.
+struct Page<'a> {
+    /// Which block the page belongs to, and which page of the block it is.
+    block: usize,
+    index: usize,
+    head: &'a Int8Head<'a>,
+    /// What will be read next, for prefetching.
+    next: *const u8,
+}
+
+impl Page<'_> {
+    /// Positions of the page that row `row` sees.
+    #[inline(always)]
+    fn seen(&self, rows: &Rows<'_>, row: usize) -> usize {
+        rows.seen(row, self.block).saturating_sub(self.index * PAGE_LEN).min(PAGE_LEN)
+    }
+}
+
+per_isa! {
+    /// Turns the scores of all rows into rounded weights; results become headers and, first, what a weight of 1 stands
+    /// for.
+    fn weights(
+        rows: &Rows<'_>,
+        block: usize,
+        heads: &[Int8Head<'_>],
+        memory: &mut Memory<'_>,
+        results: &mut [f32],
+        len: usize,
+    ) = weights_body;
+}
+
+#[inline(always)]
+fn weights_body<S: Lanes>(
+    rows: &Rows<'_>,
+    block: usize,
+    heads: &[Int8Head<'_>],
+    memory: &mut Memory<'_>,
+    results: &mut [f32],
+    len: usize,
+) {
+    memory.sums.fill(0);
+    for (row, result) in results.chunks_exact_mut(len).enumerate() {
+        let seen = rows.seen(row, block);
+        let scores = &mut memory.scores[row * BLOCK_LEN..][..BLOCK_LEN];
+        let (max, sum) = if seen > 0 { softmax::<S>(scores, seen) } else { (f32::NEG_INFINITY, 0.0) };
+        let weights = &mut memory.weights[row * 2 * BLOCK_LEN..][..2 * BLOCK_LEN];
+        result[0] = round_weights(scores, seen, heads, weights);
+        set_header(result, max, sum);
+    }
+}
+
+per_isa! {
+    /// Turns the sums of all rows into the values of the results.
+    fn values(memory: &Memory<'_>, results: &mut [f32], len: usize) = values_body;
+}
+
+#[inline(always)]
+fn values_body<S: Lanes>(memory: &Memory<'_>, results: &mut [f32], len: usize) {
+    for (result, sums) in results.chunks_exact_mut(len).zip(memory.sums.chunks_exact(len - 16)) {
+        let step = S::splat(result[0]);
+        for (result, sums) in result.chunks_exact_mut(16).zip(sums.chunks_exact(16)) {
+            S::store(S::mul(S::to_f32(S::load_i32(lanes(sums))), step), lanes_mut(result));
+        }
+    }
+}
+
+per_isa! { dot
+    /// The scores of all rows with a page.
+    fn score_page(rows: &Rows<'_>, page: &Page<'_>, memory: &mut Memory<'_>) = score_page_body;
+}
+
+#[inline(always)]
+fn score_page_body<S: Lanes>(rows: &Rows<'_>, page: &Page<'_>, memory: &mut Memory<'_>) {
+    let mut first = 0;
+    while first < rows.len() {
+        let count = rows_at_once(most_rows::<S>(), rows.len() - first);
+        if S::WIDE && count == 4 {
+            score_rows::<S, 4>(rows, first, page, memory);
+        } else if S::ROWS >= 2 && count == 2 {
+            score_rows::<S, 2>(rows, first, page, memory);
+        } else {
+            score_rows::<S, 1>(rows, first, page, memory);
+        }
+        first += count;
+    }
+}
+
+per_isa! { dot
+    /// Adds the weighted values of a page to the sums of all rows.
+    fn weigh_page(rows: &Rows<'_>, page: &Page<'_>, memory: &mut Memory<'_>) = weigh_page_body;
+}
+
+#[inline(always)]
+fn weigh_page_body<S: Lanes>(rows: &Rows<'_>, page: &Page<'_>, memory: &mut Memory<'_>) {
+    let mut first = 0;
+    while first < rows.len() {
+        let count = rows_at_once(most_rows::<S>(), rows.len() - first);
+        if S::WIDE && count == 4 {
+            weigh_rows::<S, 4>(rows, first, page, memory);
+        } else if S::ROWS >= 2 && count == 2 {
+            weigh_rows::<S, 2>(rows, first, page, memory);
+        } else {
+            weigh_rows::<S, 1>(rows, first, page, memory);
+        }
+        first += count;
+    }
+}
+
+/// Rows for which there are registers: each needs a sum for both halves.
+#[inline(always)]
+const fn most_rows<S: Lanes>() -> usize {
+    if S::WIDE || S::ROWS < 2 { S::ROWS } else { 2 }
+}
+
+/// Four bytes as one number.
+#[inline(always)]
+fn word(bytes: &[u8], index: usize) -> i32 {
+    i32::from_le_bytes([bytes[4 * index], bytes[4 * index + 1], bytes[4 * index + 2], bytes[4 * index + 3]])
+}
+
+/// The scores of `R` rows with a page.
+#[inline(always)]
+fn score_rows<S: Lanes, const R: usize>(rows: &Rows<'_>, first: usize, page: &Page<'_>, memory: &mut Memory<'_>) {
+    // Later rows see as much or more.
+    let lanes = page.seen(rows, first + R - 1).div_ceil(16);
+    if S::WIDE {
+        for lane in (0..lanes).step_by(2) {
+            score_lanes::<S, R, 2>(rows, first, page, lane, memory);
+        }
+    } else {
+        for lane in 0..lanes {
+            score_lanes::<S, R, 1>(rows, first, page, lane, memory);
+        }
+    }
+}
+
+/// `R` rows with `16 · L` positions of a page from `16 · lane`.
+#[inline(always)]
+fn score_lanes<S: Lanes, const R: usize, const L: usize>(
+    rows: &Rows<'_>,
+    first: usize,
+    page: &Page<'_>,
+    lane: usize,
+    memory: &mut Memory<'_>,
+) {
+    let len = query_len(rows.head_dim);
+    let words = len / 8;
+    let mut queries: [&[u8]; R] = [&[]; R];
+    for (r, query) in queries.iter_mut().enumerate() {
+        *query = &memory.queries[(first + r) * len..][..len];
+    }
+    let start = lane * words * 64;
+    let keys = &page.head.keys[start..][..L * words * 64];
+    let mut sums = [[[S::splat_i32(0); 2]; L]; R];
+    for w in 0..words {
+        let mut k = [S::splat_i32(0); L];
+        for l in 0..L {
+            let at = (l * words + w) * 64;
+            prefetch(page.next, start + at);
+            k[l] = S::load_bytes(keys[at..].first_chunk().expect("a tile of 64 bytes"));
+        }
+        for r in 0..R {
+            let (high, low) = (S::splat_i32(word(queries[r], w)), S::splat_i32(word(queries[r], words + w)));
+            for l in 0..L {
+                sums[r][l][0] = S::dot(sums[r][l][0], k[l], high);
+                sums[r][l][1] = S::dot(sums[r][l][1], k[l], low);
+            }
+        }
+    }
+    for r in 0..R {
+        let QueryScale { factor, excess } = memory.scales[first + r];
+        for l in 0..L {
+            let [high, low] = sums[r][l];
+            let sum = S::add_i32(S::add_i32(S::shl_i32::<6>(high), low), S::splat_i32(-excess));
+            let positions = 16 * (lane + l);
+            let scale = S::mul(S::load(lanes(&page.head.key_scales[positions..])), S::splat(factor));
+            let at = (first + r) * BLOCK_LEN + page.index * PAGE_LEN + positions;
+            S::store(S::mul(S::to_f32(sum), scale), lanes_mut(&mut memory.scores[at..]));
+        }
+    }
+}
+
+/// Multiplies the first `seen` weights of a row with the scales of the values and rounds them into `halves`, zeros for
+/// the rest; returns what a weight of 1 stands for.
+#[inline(always)]
+fn round_weights(weights: &mut [f32], seen: usize, heads: &[Int8Head<'_>], halves: &mut [u8]) -> f32 {
+    let mut max = [0.0f32; 16];
+    // Behind the last position are weights of 0 up to a multiple of 16.
+    for (i, weights) in weights[..seen.next_multiple_of(16)].chunks_exact_mut(16).enumerate() {
+        let scales = &heads[16 * i / PAGE_LEN].value_scales[16 * i % PAGE_LEN..][..16];
+        for lane in 0..16 {
+            weights[lane] *= scales[lane];
+            max[lane] = larger(weights[lane], max[lane]);
+        }
+    }
+    let max = max.into_iter().fold(0.0, larger);
+    let (step, inverse) = if max > SMALLEST { (max / WEIGHT_MAX, WEIGHT_MAX / max) } else { (0.0, 0.0) };
+    let (high, low) = halves.split_at_mut(BLOCK_LEN);
+    let used = seen.next_multiple_of(16);
+    for ((weights, high), low) in
+        weights[..used].chunks_exact(16).zip(high.chunks_exact_mut(16)).zip(low.chunks_exact_mut(16))
+    {
+        for lane in 0..16 {
+            let rounded = weights[lane].mul_add(inverse, ROUND).to_bits();
+            (high[lane], low[lane]) = ((rounded >> 7) as u8 & 127, rounded as u8 & 127);
+        }
+    }
+    high[used..].fill(0);
+    low[used..].fill(0);
+    step
+}
+
+/// Adds the weighted values of a page to the sums of `R` rows.
+#[inline(always)]
+fn weigh_rows<S: Lanes, const R: usize>(rows: &Rows<'_>, first: usize, page: &Page<'_>, memory: &mut Memory<'_>) {
+    // Weights of what a row does not see are 0.
+    let seen = page.seen(rows, first + R - 1);
+    let columns = padded_dim(rows.head_dim) / 16;
+    let mut column = 0;
+    while column < columns {
+        if S::WIDE && column + 1 < columns {
+            weigh_lanes::<S, R, 2>(first, page, columns, column, seen, memory);
+            column += 2;
+        } else {
+            weigh_lanes::<S, R, 1>(first, page, columns, column, seen, memory);
+            column += 1;
+        }
+    }
+}
+
+/// `R` rows with `16 · C` dimensions from `16 · column`, of which there are `16 · columns`.
+#[inline(always)]
+fn weigh_lanes<S: Lanes, const R: usize, const C: usize>(
+    first: usize,
+    page: &Page<'_>,
+    columns: usize,
+    column: usize,
+    seen: usize,
+    memory: &mut Memory<'_>,
+) {
+    const COLUMN: usize = 16 * PAGE_LEN;
+    let mut weights: [(&[u8], &[u8]); R] = [(&[], &[]); R];
+    for (r, weights) in weights.iter_mut().enumerate() {
+        let (high, low) = memory.weights[(first + r) * 2 * BLOCK_LEN..][..2 * BLOCK_LEN].split_at(BLOCK_LEN);
+        *weights = (&high[page.index * PAGE_LEN..][..PAGE_LEN], &low[page.index * PAGE_LEN..][..PAGE_LEN]);
+    }
+    let values = &page.head.values[column * COLUMN..][..C * COLUMN];
+    let mut sums = [[[S::splat_i32(0); 2]; C]; R];
+    for w in 0..seen.div_ceil(4) {
+        let mut v = [S::splat_i32(0); C];
+        for c in 0..C {
+            let at = c * COLUMN + 64 * w;
+            prefetch(page.next, column * COLUMN + at);
+            v[c] = S::load_bytes(values[at..].first_chunk().expect("a tile of 64 bytes"));
+        }
+        for r in 0..R {
+            let (high, low) = (S::splat_i32(word(weights[r].0, w)), S::splat_i32(word(weights[r].1, w)));
+            for c in 0..C {
+                sums[r][c][0] = S::dot(sums[r][c][0], high, v[c]);
+                sums[r][c][1] = S::dot(sums[r][c][1], low, v[c]);
+            }
+        }
+    }
+    for r in 0..R {
+        for c in 0..C {
+            let at = ((first + r) * columns + column + c) * 16;
+            let [high, low] = sums[r][c];
+            let sum = S::add_i32(S::shl_i32::<7>(high), low);
+            let total = S::add_i32(S::load_i32(lanes(&memory.sums[at..])), sum);
+            S::store_i32(total, lanes_mut(&mut memory.sums[at..]));
+        }
+    }
+}
