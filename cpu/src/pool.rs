@@ -199,7 +199,7 @@ impl Shared {
         let hands = self.hands.len() as u64;
         let tasks = u64::from(u32::try_from(tasks).expect("fewer than 2^32 tasks"));
         for (i, hand) in (0..).zip(&self.hands) {
-            hand.0.store((i * tasks / hands) << 32 | (i + 1) * tasks / hands, Ordering::Relaxed);
+            hand.0.store(((i * tasks / hands) << 32) | ((i + 1) * tasks / hands), Ordering::Relaxed);
         }
     }
 

@@ -43,6 +43,9 @@ enum Prepared {
     Tables(Layout, usize),
 }
 
+/// Fills in the int8 values of a token; returns their scale and their sum.
+pub type FillRow<'a> = dyn Fn(usize, &mut [i8]) -> (f32, i32) + Sync + 'a;
+
 impl Activations {
     /// Makes room for `tokens` rows of `cols`; what they hold is undefined until they are quantized.
     fn resize(&mut self, kernels: &Kernels, tokens: usize, cols: usize) {
@@ -107,14 +110,7 @@ impl Activations {
 
     /// Makes `tokens` rows of `cols`, in one parallel region, for products by `kernels`. `row` is given the number of a
     /// token and its int8 values to fill in; it returns their scale and their sum, as [`quantize_row`] does.
-    pub fn fill(
-        &mut self,
-        pool: &Pool,
-        kernels: &Kernels,
-        tokens: usize,
-        cols: usize,
-        row: &(dyn Fn(usize, &mut [i8]) -> (f32, i32) + Sync),
-    ) {
+    pub fn fill(&mut self, pool: &Pool, kernels: &Kernels, tokens: usize, cols: usize, row: &FillRow<'_>) {
         self.resize(kernels, tokens, cols);
         let (stride, prepared) = (self.stride(), self.prepared);
         let (q, scale, sum, memory) = (

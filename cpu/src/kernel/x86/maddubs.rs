@@ -2,7 +2,7 @@
 
 use super::simd::Simd;
 use super::unpack::Unpack;
-use super::{Sums, TILE, Tiles, for_tokens};
+use super::{Sums, TILE, Tiles, for_tokens, share};
 use crate::kernel::operand::{Panel, Rows, Source};
 use crate::kernel::{Block, Operand};
 use crate::layout::GROUP;
@@ -41,17 +41,20 @@ unsafe fn groups<S: Simd, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums:
         // SAFETY: the block was checked: the groups are in `tiles`, their sums in `sums`.
         unsafe {
             let (tiles, out) = (Tiles::new(&block, group, S::BYTES), Sums::new(&block, group, S::BYTES / 4, sums));
-            if tokens == 1 && L::FIELDS == 4 {
-                match S::BYTES == TILE {
+            if S::BYTES == TILE {
+                match tokens == 1 && L::FIELDS == 4 {
                     true => one::<S, A, 1>(tiles, q, out),
-                    false => one::<S, A, 2>(tiles, q, out),
+                    false => for_tokens!(tokens, [1, 2, 4, 8, 12], |T| many::<S, L, A, 1, T>(tiles, q, out)),
                 }
                 continue;
             }
-            // One vector of rows after the other: a code then meets as many tokens as there are registers.
-            for n in 0..TILE / S::BYTES {
-                let (tiles, out) = (tiles.next(n), out.next(n));
-                for_tokens!(tokens, [1, 2, 4, 8, 12], |T| vector::<S, L, A, T>(tiles, q, out));
+            if tokens == 1 && L::FIELDS == 4 {
+                one::<S, A, 2>(tiles, q, out);
+                continue;
+            }
+            for first in (0..tokens).step_by(share(tokens)) {
+                let (q, out) = (q.skip(first), out.skip(first, share(tokens)));
+                for_tokens!(out.tokens, [1, 2, 4, 6], |T| many::<S, L, A, 2, T>(tiles, q, out));
             }
         }
     }
@@ -102,29 +105,38 @@ unsafe fn one<S: Simd, A: Source, const N: usize>(tiles: Tiles, q: A, out: Sums)
     }
 }
 
-/// Up to `T` tokens with one vector of rows.
+/// Up to `T` tokens with `N` vectors side by side: a sum for each vector and token.
 ///
 /// # Safety
 /// The machine has what `S` and `L` need; `tiles`, `q` and `out` hold what they are asked for.
 #[inline(always)]
-unsafe fn vector<S: Simd, L: Unpack<S>, A: Source, const T: usize>(tiles: Tiles, q: A, out: Sums) {
+unsafe fn many<S: Simd, L: Unpack<S>, A: Source, const N: usize, const T: usize>(tiles: Tiles, q: A, out: Sums) {
     let run = tiles_of_one_sum(L::FIELDS);
     // SAFETY: the caller's promise.
     unsafe {
-        let mut wide = [S::zero(); T];
+        let mut wide = [[S::zero(); T]; N];
         for first in (0..tiles.count).step_by(run) {
-            let mut sums = [S::zero(); T];
+            let mut sums = [[S::zero(); T]; N];
             for t in first..tiles.count.min(first + run) {
                 let tile = tiles.start.add(t * TILE);
                 prefetch(tile, tiles.ahead);
-                let half = L::unpack(S::load(tile));
+                let mut halves = [L::unpack(S::load(tile)); N];
+                for n in 1..N {
+                    halves[n] = L::unpack(S::load(tile.add(n * tiles.apart)));
+                }
                 macro_rules! field {
                     ($field:literal) => {
                         if $field < L::FIELDS {
-                            let codes = L::codes(half, $field);
+                            let mut codes = [S::zero(); N];
+                            for n in 0..N {
+                                codes[n] = L::codes(halves[n], $field);
+                            }
                             for token in 0..T {
                                 let four = S::four(q.at(t * L::FIELDS + $field, token));
-                                sums[token] = S::add16(sums[token], S::products(codes, four));
+                                for n in 0..N {
+                                    let product = S::products(codes[n], four);
+                                    sums[n][token] = S::pinned(S::add16(sums[n][token], product));
+                                }
                             }
                         }
                     };
@@ -135,13 +147,17 @@ unsafe fn vector<S: Simd, L: Unpack<S>, A: Source, const T: usize>(tiles: Tiles,
                 field!(3);
                 field!(4);
             }
-            for token in 0..T {
-                wide[token] = S::add32(wide[token], S::widen(sums[token]));
+            for n in 0..N {
+                for token in 0..T {
+                    wide[n][token] = S::add32(wide[n][token], S::widen(sums[n][token]));
+                }
             }
         }
-        for token in 0..T {
-            if token < out.tokens {
-                S::store(out.at(0, token), wide[token]);
+        for n in 0..N {
+            for token in 0..T {
+                if token < out.tokens {
+                    S::store(out.at(n, token), wide[n][token]);
+                }
             }
         }
     }

@@ -3,6 +3,8 @@
 //! [`vnni`] multiplies with `vpdpbusd`, [`maddubs`] with `vpmaddubsw`. Their bodies are generic over the vector
 //! ([`simd`]) and the layout ([`unpack`]) and are inlined into the functions below, which name the instruction sets.
 
+#![allow(clippy::needless_range_loop, reason = "the indices are constants, and several arrays of registers share one")]
+
 mod maddubs;
 mod simd;
 mod unpack;
@@ -38,16 +40,6 @@ impl Tiles {
         let start = unsafe { block.tiles.as_ptr().add(group * block.group_bytes) };
         Tiles { start, count: block.group_bytes / TILE, apart, ahead: block.prefetch }
     }
-
-    /// The same from vector `n` on.
-    ///
-    /// # Safety
-    /// There is such a vector.
-    #[inline(always)]
-    unsafe fn next(self, n: usize) -> Tiles {
-        // SAFETY: the caller's promise.
-        unsafe { Tiles { start: self.start.add(n * self.apart), ..self } }
-    }
 }
 
 /// Where the sums of [`Tiles`] go.
@@ -80,16 +72,6 @@ impl Sums {
         unsafe { self.start.add(n * self.apart + token * GROUP) }
     }
 
-    /// The same from vector `n` on.
-    ///
-    /// # Safety
-    /// There is such a vector.
-    #[inline(always)]
-    unsafe fn next(self, n: usize) -> Sums {
-        // SAFETY: the caller's promise.
-        unsafe { Sums { start: self.at(n, 0), ..self } }
-    }
-
     /// At most `count` tokens from `token` on.
     ///
     /// # Safety
@@ -99,6 +81,12 @@ impl Sums {
         // SAFETY: the caller's promise.
         unsafe { Sums { start: self.at(0, token), tokens: count.min(self.tokens - token), ..self } }
     }
+}
+
+/// The most tokens, shared out as evenly as they go, whose sums with two vectors of 256 bits each fit into the registers:
+/// 12 sums leave four of 16.
+fn share(tokens: usize) -> usize {
+    tokens.div_ceil(tokens.div_ceil(6))
 }
 
 /// Evaluates an expression with the number of tokens as a constant, rounded up to the next that is listed.

@@ -3,6 +3,7 @@
 //! The methods are inlined into kernels whose instruction sets are enabled; that the machine has them is the promise of
 //! every caller. They are unsafe for that reason alone, except for loads and stores, whose memory must be valid.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// A vector of bytes, and of wider integers.
@@ -38,6 +39,9 @@ pub(super) trait Simd: Copy {
     unsafe fn products(codes: Self::V, q: Self::V) -> Self::V;
     /// Sums of pairs of lanes of 16 bits, in lanes of 32.
     unsafe fn widen(a: Self::V) -> Self::V;
+    /// `a`, of which the compiler is told nothing. It keeps the order in which the many sums of a kernel are added to
+    /// and the activations are loaded; left alone, it reorders them until they do not fit into the registers.
+    unsafe fn pinned(a: Self::V) -> Self::V;
 }
 
 /// A vector with a four-way dot product.
@@ -96,6 +100,7 @@ macro_rules! avx2_methods {
             };
             products(codes: __m256i, q: __m256i) -> __m256i = _mm256_maddubs_epi16(codes, q);
             widen(a: __m256i) -> __m256i = _mm256_madd_epi16(a, _mm256_set1_epi16(1));
+            pinned(a: __m256i) -> __m256i = pinned_256(a);
         }
     };
 }
@@ -131,6 +136,7 @@ impl Simd for Avx512 {
         };
         products(codes: __m512i, q: __m512i) -> __m512i = _mm512_maddubs_epi16(codes, q);
         widen(a: __m512i) -> __m512i = _mm512_madd_epi16(a, _mm512_set1_epi16(1));
+        pinned(a: __m512i) -> __m512i = pinned_512(a);
     }
 }
 
@@ -144,4 +150,22 @@ impl Dot for Avx512 {
     methods! {
         dot(sum: __m512i, codes: __m512i, q: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, codes, q);
     }
+}
+
+/// See [`Simd::pinned`].
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pinned_256(mut a: __m256i) -> __m256i {
+    // SAFETY: there is no instruction in it.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) a, options(nostack, preserves_flags)) };
+    a
+}
+
+/// See [`Simd::pinned`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn pinned_512(mut a: __m512i) -> __m512i {
+    // SAFETY: there is no instruction in it.
+    unsafe { asm!("/* {0} */", inout(zmm_reg) a, options(nostack, preserves_flags)) };
+    a
 }

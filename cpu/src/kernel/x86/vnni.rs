@@ -5,14 +5,11 @@
 
 use super::simd::Dot;
 use super::unpack::Unpack;
-use super::{Sums, TILE, Tiles, for_tokens};
+use super::{Sums, TILE, Tiles, for_tokens, share};
 use crate::kernel::operand::{Panel, Rows, Source};
 use crate::kernel::{Block, Operand};
 use crate::layout::GROUP;
 use crate::prefetch::prefetch;
-
-/// Tokens of [`many`] on 256 bits: 12 sums leave four registers of 16.
-const NARROW_TOKENS: usize = 6;
 
 /// [`crate::kernel::Kernel`] for rows and panels.
 ///
@@ -100,10 +97,8 @@ unsafe fn narrow<S: Dot, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums: 
                 few::<S, L, A, 2, 1, 1>(tiles, q, out);
                 continue;
             }
-            // As evenly as they go.
-            let share = tokens.div_ceil(tokens.div_ceil(NARROW_TOKENS));
-            for first in (0..tokens).step_by(share) {
-                let (q, out) = (q.skip(first), out.skip(first, share));
+            for first in (0..tokens).step_by(share(tokens)) {
+                let (q, out) = (q.skip(first), out.skip(first, share(tokens)));
                 for_tokens!(out.tokens, [2, 4, 6], |T| many::<S, L, A, 2, T>(tiles, q, out));
             }
         }
@@ -191,7 +186,7 @@ unsafe fn many<S: Dot, L: Unpack<S>, A: Source, const N: usize, const T: usize>(
                         for token in 0..T {
                             let four = S::four(q.at(t * L::FIELDS + $field, token));
                             for n in 0..N {
-                                sums[n][token] = S::dot(sums[n][token], codes[n], four);
+                                sums[n][token] = S::pinned(S::dot(sums[n][token], codes[n], four));
                             }
                         }
                     }
