@@ -20,16 +20,18 @@ const POLYNOMIAL: [f32; 8] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0
 pub fn exp(x: f32) -> f32 {
     // The bounds keep 2^n a normal number; what lies beyond them is settled at the end.
     let clamped = x.clamp(LOWEST, HIGHEST);
-    let n = clamped.mul_add(std::f32::consts::LOG2_E, ROUND) - ROUND;
+    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, clamped));
     let mut p = POLYNOMIAL[0];
     for &c in &POLYNOMIAL[1..] {
         p = p.mul_add(r, c);
     }
     // n may be 128 where x is near its upper bound: 2^n in two factors.
-    let half = (n * 0.5).trunc();
-    let power = |n: f32| f32::from_bits(((n as i32 + 127) << 23) as u32);
-    let value = p * power(half) * power(n - half);
+    let n = rounded(shifted);
+    let half = n / 2;
+    let power = |n: i32| f32::from_bits((n.wrapping_add(127) << 23) as u32);
+    let value = p * power(half) * power(n.wrapping_sub(half));
     if x < LOWEST {
         0.0
     } else if x > HIGHEST {
@@ -37,6 +39,13 @@ pub fn exp(x: f32) -> f32 {
     } else {
         value
     }
+}
+
+/// The integer in a number to which [`ROUND`] was added; any integer, if that was no number. Unlike a cast, which has to
+/// saturate, it is one instruction for a whole register.
+#[inline(always)]
+pub(crate) fn rounded(shifted: f32) -> i32 {
+    (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32)
 }
 
 /// [`exp`] of 16 numbers that are not positive, bit for bit.

@@ -1,6 +1,7 @@
 //! One row of int8 from floats, with what comes before: a norm, a gate. Three passes over the row at most.
 
 use crate::activation::Gate;
+use crate::math::{ROUND, rounded};
 use crate::simd::{Lanes, dot, per_isa, reduce};
 
 /// What quantization takes for the largest magnitude at least.
@@ -122,7 +123,10 @@ fn quantize_with(x: &[f32], max: [f32; 16], q: &mut [i8]) -> (f32, i32) {
     assert_eq!(x.len(), q.len(), "quantize_row: lengths differ");
     let scale = 127.0 / max.into_iter().fold(SMALLEST, f32::max);
     // A value that is not a number becomes 0.
-    let round = |x: f32| (x * scale).round_ties_even().clamp(-128.0, 127.0) as i32;
+    let round = |x: f32| {
+        let x = (x * scale).clamp(-128.0, 127.0);
+        if x.is_nan() { 0 } else { rounded(x + ROUND) }
+    };
     let mut sums = [0i32; 16];
     let ((chunks, tail), (q, q_tail)) = (x.as_chunks::<16>(), q.as_chunks_mut::<16>());
     for (x, q) in chunks.iter().zip(q) {
