@@ -157,24 +157,26 @@ fn store_body<S: Lanes>(
             let row = (group + g) * GROUP;
             // SAFETY: each row of a matrix, with each share of the tokens, belongs to one task.
             let out = unsafe { job.out.range(token * rows + row, GROUP.min(rows - row)) };
-            if let Some(out) = out.first_chunk_mut::<GROUP>() {
+            if let Some(out) = out.first_chunk_mut() {
                 put(out, sums, sum, factor, job.add);
             } else {
-                put(out, sums, sum, factor, job.add);
+                let mut rows = [0.0; GROUP];
+                rows[..out.len()].copy_from_slice(out);
+                put(&mut rows, sums, sum, factor, job.add);
+                out.copy_from_slice(&rows[..out.len()]);
             }
         }
     }
 }
 
-/// Rows of one group and token. Called with a whole group, its length is known and it becomes vector code.
+/// The rows of one group and token.
 #[inline(always)]
-fn put(out: &mut [f32], sums: &[i32; GROUP], sum: i32, factor: f32, add: bool) {
-    let value = |of: &i32| (of - sum) as f32 * factor;
+fn put(out: &mut [f32; GROUP], sums: &[i32; GROUP], sum: i32, factor: f32, add: bool) {
+    let mut values = sums.map(|of| (of - sum) as f32 * factor);
     if add {
-        out.iter_mut().zip(sums).for_each(|(out, of)| *out += value(of));
-    } else {
-        out.iter_mut().zip(sums).for_each(|(out, of)| *out = value(of));
+        values = std::array::from_fn(|i| out[i] + values[i]);
     }
+    *out = values;
 }
 
 #[cfg(test)]

@@ -16,6 +16,10 @@ const fn tiles_of_one_sum(fields: usize) -> usize {
 /// Tiles whose fields 1 and 3 fit into 16 bits as four times the code: 2 · 2048 a tile.
 const TILES_OF_SCALED: usize = 7;
 
+/// Tokens of [`many`] on 256 bits: 8 sums leave room for what becomes of a product (with 12 one sum is always in memory,
+/// and the chain of its additions is what takes the time).
+const NARROW: usize = 4;
+
 /// [`crate::kernel::Kernel`] for rows and panels.
 ///
 /// # Safety
@@ -52,9 +56,9 @@ unsafe fn groups<S: Simd, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums:
                 one::<S, A, 2>(tiles, q, out);
                 continue;
             }
-            for first in (0..tokens).step_by(share(tokens)) {
-                let (q, out) = (q.skip(first), out.skip(first, share(tokens)));
-                for_tokens!(out.tokens, [1, 2, 4, 6], |T| many::<S, L, A, 2, T>(tiles, q, out));
+            for first in (0..tokens).step_by(share(tokens, NARROW)) {
+                let (q, out) = (q.skip(first), out.skip(first, share(tokens, NARROW)));
+                for_tokens!(out.tokens, [1, 2, 4], |T| many::<S, L, A, 2, T>(tiles, q, out));
             }
         }
     }

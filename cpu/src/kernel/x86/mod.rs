@@ -83,10 +83,9 @@ impl Sums {
     }
 }
 
-/// The most tokens, shared out as evenly as they go, whose sums with two vectors of 256 bits each fit into the registers:
-/// 12 sums leave four of 16.
-fn share(tokens: usize) -> usize {
-    tokens.div_ceil(tokens.div_ceil(6))
+/// Tokens of one pass if no more than `most` have their sums in registers: as evenly as they go.
+fn share(tokens: usize, most: usize) -> usize {
+    tokens.div_ceil(tokens.div_ceil(most))
 }
 
 /// Evaluates an expression with the number of tokens as a constant, rounded up to the next that is listed.

@@ -11,6 +11,9 @@ use crate::kernel::{Block, Operand};
 use crate::layout::GROUP;
 use crate::prefetch::prefetch;
 
+/// Tokens of [`many`] on 256 bits: 12 sums leave four of 16 registers.
+const NARROW: usize = 6;
+
 /// [`crate::kernel::Kernel`] for rows and panels.
 ///
 /// # Safety
@@ -97,8 +100,8 @@ unsafe fn narrow<S: Dot, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums: 
                 few::<S, L, A, 2, 1, 1>(tiles, q, out);
                 continue;
             }
-            for first in (0..tokens).step_by(share(tokens)) {
-                let (q, out) = (q.skip(first), out.skip(first, share(tokens)));
+            for first in (0..tokens).step_by(share(tokens, NARROW)) {
+                let (q, out) = (q.skip(first), out.skip(first, share(tokens, NARROW)));
                 for_tokens!(out.tokens, [2, 4, 6], |T| many::<S, L, A, 2, T>(tiles, q, out));
             }
         }
