@@ -162,7 +162,7 @@ pub fn attention(
     let AttentionScratch { tasks, left, floats, ints, bytes, scales, partials } = scratch;
     let (floats, ints, bytes) = (SharedSlice::new(floats), SharedSlice::new(ints), SharedSlice::new(bytes));
     let (scales, partials, out) = (SharedSlice::new(scales), SharedSlice::new(partials), SharedSlice::new(out));
-    pool.run_with_slot(tasks.len(), &|index, slot| {
+    pool.run_in_order(tasks.len(), &|index, slot| {
         let task = &tasks[index];
         let per_slot = |len: usize| if int8 { (slot * len, len) } else { (0, 0) };
         let (ints_at, bytes_at, scales_at) = (per_slot(rows * lengths.dims), per_slot(lengths.bytes()), per_slot(rows));
@@ -250,7 +250,7 @@ fn run_task(
     let Some(part) = task.part else {
         let (running, floats) = memory.floats.split_at_mut(results);
         blocks(isa, shape.layer, &rows, span.pages, task, lengths, Memory { floats, ..memory }, running);
-        write_rows(&rows, running, lengths.result, out);
+        write_rows(isa, &rows, running, lengths.result, out);
         return;
     };
     let at = |block: usize| (part.first + block * rows.len()) * lengths.result;
@@ -266,7 +266,7 @@ fn run_task(
     for other in others.chunks_exact(results) {
         merge_rows(isa, running, other, lengths.result);
     }
-    write_rows(&rows, running, lengths.result, out);
+    write_rows(isa, &rows, running, lengths.result, out);
 }
 
 /// The blocks of a task, merged into `running`.
@@ -359,10 +359,10 @@ fn int8_blocks(
 }
 
 /// Writes the output of a task's rows.
-fn write_rows(rows: &Rows<'_>, results: &[f32], result_len: usize, out: &SharedSlice<'_, f32>) {
+fn write_rows(isa: Isa, rows: &Rows<'_>, results: &[f32], result_len: usize, out: &SharedSlice<'_, f32>) {
     for (row, result) in results.chunks_exact(result_len).enumerate() {
         // SAFETY: each token and key-value head belongs to one task, or to the last of its parts.
-        normalize(result, unsafe { out.range(rows.start(row), rows.head_dim) });
+        normalize(isa, result, unsafe { out.range(rows.start(row), rows.head_dim) });
     }
 }
 

@@ -12,7 +12,7 @@ pub(crate) mod int8;
 use crate::Isa;
 use crate::buffer::AlignedBuf;
 use crate::pool::{Pool, SharedSlice};
-use crate::simd::{Lanes, per_isa};
+use crate::simd::{Lanes, lanes_mut, per_isa};
 use int8::Int8Head;
 
 /// Positions in a page.
@@ -141,7 +141,7 @@ impl KvLayer {
                     each(head, &mut |place, slot, k, v| {
                         // SAFETY: as said above.
                         let to = unsafe { store.range(place * len, len) };
-                        store_float(to, slot, k, v, |to, x| to.copy_from_slice(&x[..to.len()]));
+                        store_float(to, slot, k, v, |x| *x);
                     });
                 }
             }
@@ -217,28 +217,20 @@ const fn float_len(head_dim: usize) -> usize {
     PAGE_LEN * (head_dim + padded_dim(head_dim))
 }
 
-/// Writes a position of a head in a page; `convert` rounds up to 16 numbers.
+/// Writes a position of a head in a page; `round` makes 16 numbers those of the cache.
 #[inline(always)]
-fn store_float<E: Copy + Default>(
-    page: &mut [E],
-    slot: usize,
-    k: &[f32],
-    v: &[f32],
-    convert: impl Fn(&mut [E], &[f32; 16]),
-) {
+fn store_float<E: Copy>(page: &mut [E], slot: usize, k: &[f32], v: &[f32], round: impl Fn(&[f32; 16]) -> [E; 16]) {
     let (keys, values) = page.split_at_mut(k.len() * PAGE_LEN);
-    for (i, k) in k.chunks(16).enumerate() {
-        let mut rounded = [E::default(); 16];
-        convert(&mut rounded, &padded(k));
-        for (j, &k) in rounded[..k.len()].iter().enumerate() {
-            keys[(16 * i + j) * PAGE_LEN + slot] = k;
+    for (k, keys) in k.chunks(16).zip(keys.chunks_mut(16 * PAGE_LEN)) {
+        for (key, keys) in round(&padded(k)).iter().zip(keys.chunks_exact_mut(PAGE_LEN)) {
+            keys[slot] = *key;
         }
     }
     let width = padded_dim(v.len());
     for (i, v) in v.chunks(16).enumerate() {
         let column = 16 * i / VALUE_COLS * VALUE_COLS;
         let start = column * PAGE_LEN + slot * VALUE_COLS.min(width - column) + 16 * i - column;
-        convert(&mut values[start..start + 16], &padded(v));
+        *lanes_mut(&mut values[start..]) = round(&padded(v));
     }
 }
 
@@ -248,13 +240,11 @@ per_isa! {
 
 #[inline(always)]
 fn store_f16_body<S: Lanes>(page: &mut [u16], slot: usize, k: &[f32], v: &[f32]) {
-    store_float(page, slot, k, v, |to, x| to.copy_from_slice(&S::to_f16(x)));
+    store_float(page, slot, k, v, S::to_f16);
 }
 
 /// Up to 16 numbers, filled up with zeros.
 #[inline(always)]
-fn padded(x: &[f32]) -> [f32; 16] {
-    let mut out = [0.0; 16];
-    out[..x.len()].copy_from_slice(x);
-    out
+pub(crate) fn padded(x: &[f32]) -> [f32; 16] {
+    x.first_chunk().copied().unwrap_or_else(|| std::array::from_fn(|i| x.get(i).copied().unwrap_or(0.0)))
 }

@@ -68,6 +68,10 @@ pub(crate) trait Lanes: Copy {
     fn dot(sum: Self::I, u: Self::I, s: Self::I) -> Self::I;
     /// The nearest floats, ties to even.
     fn to_f32(x: Self::I) -> Self::F;
+    /// The bits of 16 floats.
+    fn bits(x: Self::F) -> Self::I;
+    /// The seven bits from bit `LOWEST` of each of 16 integers.
+    fn seven_bits<const LOWEST: u32>(x: Self::I) -> [u8; 16];
 }
 
 /// Defines a function that takes an [`crate::Isa`] first and runs the body compiled for it. An instruction set that the

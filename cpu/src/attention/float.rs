@@ -2,6 +2,8 @@
 //!
 //! A score is one chain of multiply-adds along the head, a weighted value one along the positions of the block.
 
+#![allow(clippy::needless_range_loop, reason = "the indices number registers")]
+
 use super::BLOCK_LEN;
 use super::rows::Rows;
 use super::softmax::{set_header, softmax};

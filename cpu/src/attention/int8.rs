@@ -4,13 +4,15 @@
 //! is an operand of a four-way dot product of bytes on every instruction set. That is 32 times finer than the codes of the
 //! cache.
 
+#![allow(clippy::needless_range_loop, reason = "the indices number registers")]
+
 use super::float::rows_at_once;
 use super::rows::Rows;
 use super::softmax::{set_header, softmax};
 use super::{BLOCK_LEN, BLOCK_PAGES};
 use crate::Isa;
 use crate::kv::int8::{Int8Head, KEY_OFFSET};
-use crate::kv::{KvLayer, PAGE_LEN, padded_dim};
+use crate::kv::{KvLayer, PAGE_LEN, padded, padded_dim};
 use crate::math::ROUND;
 use crate::prefetch::prefetch;
 use crate::simd::{Lanes, absmax, lanes, lanes_mut, larger, per_isa};
@@ -31,7 +33,7 @@ pub(super) struct QueryScale {
 
 /// Memory of a task.
 pub(super) struct Memory<'a> {
-    /// High, then low halves of each row's query, [`query_len`] bytes a row.
+    /// Rows that are multiplied together, four dimensions of each: high, then low halves. [`query_len`] bytes a row.
     pub(super) queries: &'a mut [u8],
     /// One for each row.
     pub(super) scales: &'a mut [QueryScale],
@@ -56,25 +58,45 @@ per_isa! {
 #[inline(always)]
 fn round_queries_body<S: Lanes>(rows: &Rows<'_>, memory: &mut Memory<'_>) {
     let len = query_len(rows.head_dim);
-    for (row, (to, scale)) in memory.queries.chunks_exact_mut(len).zip(&mut *memory.scales).enumerate() {
-        let q = rows.query(row);
-        let max = absmax(q);
-        let inverse = if max > SMALLEST { QUERY_MAX / max } else { 0.0 };
-        let (high, low) = to.split_at_mut(len / 2);
-        let mut sum = 0;
-        for ((q, high), low) in q.iter().zip(&mut *high).zip(&mut *low) {
-            let rounded = (q.mul_add(inverse, ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
-            // No change, except where q is not a number.
-            let rounded = rounded.clamp(-(QUERY_MAX as i32), QUERY_MAX as i32);
-            let upper = (rounded + 32) >> 6;
-            (*high, *low) = (upper as i8 as u8, (rounded - (upper << 6)) as i8 as u8);
-            sum += rounded;
+    let (queries, _) = memory.queries.as_chunks_mut::<4>();
+    let mut first = 0;
+    while first < rows.len() {
+        let count = rows_at_once(most_rows::<S>(), rows.len() - first);
+        let queries = &mut queries[first * len / 4..][..count * len / 4];
+        for row in 0..count {
+            let q = rows.query(first + row);
+            let max = absmax(q);
+            let (step, inverse) = if max > SMALLEST { (max / QUERY_MAX, QUERY_MAX / max) } else { (0.0, 0.0) };
+            let mut sums = [0; 16];
+            for (i, q) in q.chunks(16).enumerate() {
+                let (high, low) = halves(&padded(q), inverse, &mut sums);
+                let quads = high.as_chunks::<4>().0.iter().zip(low.as_chunks::<4>().0);
+                for (quad, (high, low)) in quads.enumerate().take(q.len().div_ceil(4)) {
+                    let at = ((4 * i + quad) * count + row) * 2;
+                    (queries[at], queries[at + 1]) = (*high, *low);
+                }
+            }
+            let sum: i32 = sums.iter().sum();
+            memory.scales[first + row] = QueryScale { factor: step * rows.scale, excess: KEY_OFFSET * sum };
         }
-        high[q.len()..].fill(0);
-        low[q.len()..].fill(0);
-        let step = if max > SMALLEST { max / QUERY_MAX } else { 0.0 };
-        *scale = QueryScale { factor: step * rows.scale, excess: KEY_OFFSET * sum };
+        first += count;
     }
+}
+
+/// The high and low halves of 16 numbers of a query, which are added to `sums`.
+#[inline(always)]
+fn halves(q: &[f32; 16], inverse: f32, sums: &mut [i32; 16]) -> ([u8; 16], [u8; 16]) {
+    let (mut high, mut low) = ([0; 16], [0; 16]);
+    for i in 0..16 {
+        let rounded = (q[i].mul_add(inverse, ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+        // No change, except where q is not a number.
+        let rounded = rounded.clamp(-(QUERY_MAX as i32), QUERY_MAX as i32);
+        let upper = (rounded + 32) >> 6;
+        high[i] = upper as i8 as u8;
+        low[i] = (rounded - (upper << 6)) as i8 as u8;
+        sums[i] += rounded;
+    }
+    (high, low)
 }
 
 /// Computes the results of all rows for block `block`, whose pages are `pages`. `after` is what will be read next, for
@@ -155,7 +177,7 @@ fn weights_body<S: Lanes>(
         let scores = &mut memory.scores[row * BLOCK_LEN..][..BLOCK_LEN];
         let (max, sum) = if seen > 0 { softmax::<S>(scores, seen) } else { (f32::NEG_INFINITY, 0.0) };
         let weights = &mut memory.weights[row * 2 * BLOCK_LEN..][..2 * BLOCK_LEN];
-        result[0] = round_weights(scores, seen, heads, weights);
+        result[0] = round_weights::<S>(scores, seen, heads, weights);
         set_header(result, max, sum);
     }
 }
@@ -223,10 +245,16 @@ const fn most_rows<S: Lanes>() -> usize {
     if S::WIDE || S::ROWS < 2 { S::ROWS } else { 2 }
 }
 
-/// Four bytes as one number.
+/// 16 times the same four bytes.
 #[inline(always)]
-fn word(bytes: &[u8], index: usize) -> i32 {
-    i32::from_le_bytes([bytes[4 * index], bytes[4 * index + 1], bytes[4 * index + 2], bytes[4 * index + 3]])
+fn splat<S: Lanes>(bytes: [u8; 4]) -> S::I {
+    S::splat_i32(i32::from_le_bytes(bytes))
+}
+
+/// The 64 bytes of tile `tile`.
+#[inline(always)]
+fn tile<S: Lanes>(bytes: &[u8], tile: usize) -> S::I {
+    S::load_bytes(bytes[64 * tile..].first_chunk().expect("a tile of 64 bytes"))
 }
 
 /// The scores of `R` rows with a page.
@@ -255,23 +283,19 @@ fn score_lanes<S: Lanes, const R: usize, const L: usize>(
     memory: &mut Memory<'_>,
 ) {
     let len = query_len(rows.head_dim);
+    let queries = memory.queries[first * len..][..R * len].as_chunks::<4>().0;
     let words = len / 8;
-    let mut queries: [&[u8]; R] = [&[]; R];
-    for (r, query) in queries.iter_mut().enumerate() {
-        *query = &memory.queries[(first + r) * len..][..len];
-    }
-    let start = lane * words * 64;
-    let keys = &page.head.keys[start..][..L * words * 64];
+    let start = lane * words;
+    let keys = &page.head.keys[64 * start..][..64 * L * words];
     let mut sums = [[[S::splat_i32(0); 2]; L]; R];
-    for w in 0..words {
+    for (w, queries) in queries.chunks_exact(2 * R).enumerate() {
         let mut k = [S::splat_i32(0); L];
         for l in 0..L {
-            let at = (l * words + w) * 64;
-            prefetch(page.next, start + at);
-            k[l] = S::load_bytes(keys[at..].first_chunk().expect("a tile of 64 bytes"));
+            prefetch(page.next, 64 * (start + l * words + w));
+            k[l] = tile::<S>(keys, l * words + w);
         }
         for r in 0..R {
-            let (high, low) = (S::splat_i32(word(queries[r], w)), S::splat_i32(word(queries[r], words + w)));
+            let (high, low) = (splat::<S>(queries[2 * r]), splat::<S>(queries[2 * r + 1]));
             for l in 0..L {
                 sums[r][l][0] = S::dot(sums[r][l][0], k[l], high);
                 sums[r][l][1] = S::dot(sums[r][l][1], k[l], low);
@@ -294,27 +318,28 @@ fn score_lanes<S: Lanes, const R: usize, const L: usize>(
 /// Multiplies the first `seen` weights of a row with the scales of the values and rounds them into `halves`, zeros for
 /// the rest; returns what a weight of 1 stands for.
 #[inline(always)]
-fn round_weights(weights: &mut [f32], seen: usize, heads: &[Int8Head<'_>], halves: &mut [u8]) -> f32 {
-    let mut max = [0.0f32; 16];
+fn round_weights<S: Lanes>(weights: &mut [f32], seen: usize, heads: &[Int8Head<'_>], halves: &mut [u8]) -> f32 {
     // Behind the last position are weights of 0 up to a multiple of 16.
-    for (i, weights) in weights[..seen.next_multiple_of(16)].chunks_exact_mut(16).enumerate() {
-        let scales = &heads[16 * i / PAGE_LEN].value_scales[16 * i % PAGE_LEN..][..16];
-        for lane in 0..16 {
-            weights[lane] *= scales[lane];
-            max[lane] = larger(weights[lane], max[lane]);
-        }
+    let used = seen.next_multiple_of(16);
+    let mut most = S::splat(0.0);
+    for (i, weights) in weights[..used].chunks_exact_mut(16).enumerate() {
+        let scales = &heads[16 * i / PAGE_LEN].value_scales[16 * i % PAGE_LEN..];
+        let scaled = S::mul(S::load(lanes(weights)), S::load(lanes(scales)));
+        most = S::max(scaled, most);
+        S::store(scaled, lanes_mut(weights));
     }
+    let mut max = [0.0; 16];
+    S::store(most, &mut max);
     let max = max.into_iter().fold(0.0, larger);
     let (step, inverse) = if max > SMALLEST { (max / WEIGHT_MAX, WEIGHT_MAX / max) } else { (0.0, 0.0) };
     let (high, low) = halves.split_at_mut(BLOCK_LEN);
-    let used = seen.next_multiple_of(16);
+    let (inverse, round) = (S::splat(inverse), S::splat(ROUND));
     for ((weights, high), low) in
         weights[..used].chunks_exact(16).zip(high.chunks_exact_mut(16)).zip(low.chunks_exact_mut(16))
     {
-        for lane in 0..16 {
-            let rounded = weights[lane].mul_add(inverse, ROUND).to_bits();
-            (high[lane], low[lane]) = ((rounded >> 7) as u8 & 127, rounded as u8 & 127);
-        }
+        let rounded = S::bits(S::fma(S::load(lanes(weights)), inverse, round));
+        *lanes_mut(high) = S::seven_bits::<7>(rounded);
+        *lanes_mut(low) = S::seven_bits::<0>(rounded);
     }
     high[used..].fill(0);
     low[used..].fill(0);
@@ -349,23 +374,25 @@ fn weigh_lanes<S: Lanes, const R: usize, const C: usize>(
     seen: usize,
     memory: &mut Memory<'_>,
 ) {
-    const COLUMN: usize = 16 * PAGE_LEN;
-    let mut weights: [(&[u8], &[u8]); R] = [(&[], &[]); R];
+    const TILES: usize = PAGE_LEN / 4;
+    let mut weights: [[&[[u8; 4]]; 2]; R] = [[&[]; 2]; R];
+    let used = seen.div_ceil(4);
     for (r, weights) in weights.iter_mut().enumerate() {
-        let (high, low) = memory.weights[(first + r) * 2 * BLOCK_LEN..][..2 * BLOCK_LEN].split_at(BLOCK_LEN);
-        *weights = (&high[page.index * PAGE_LEN..][..PAGE_LEN], &low[page.index * PAGE_LEN..][..PAGE_LEN]);
+        let halves = memory.weights[(first + r) * 2 * BLOCK_LEN..][..2 * BLOCK_LEN].as_chunks::<4>().0;
+        let start = page.index * TILES;
+        *weights = [&halves[start..start + used], &halves[BLOCK_LEN / 4 + start..][..used]];
     }
-    let values = &page.head.values[column * COLUMN..][..C * COLUMN];
+    let start = column * TILES;
+    let values = &page.head.values[64 * start..][..64 * C * TILES];
     let mut sums = [[[S::splat_i32(0); 2]; C]; R];
-    for w in 0..seen.div_ceil(4) {
+    for w in 0..used {
         let mut v = [S::splat_i32(0); C];
         for c in 0..C {
-            let at = c * COLUMN + 64 * w;
-            prefetch(page.next, column * COLUMN + at);
-            v[c] = S::load_bytes(values[at..].first_chunk().expect("a tile of 64 bytes"));
+            prefetch(page.next, 64 * (start + c * TILES + w));
+            v[c] = tile::<S>(values, c * TILES + w);
         }
         for r in 0..R {
-            let (high, low) = (S::splat_i32(word(weights[r].0, w)), S::splat_i32(word(weights[r].1, w)));
+            let (high, low) = (splat::<S>(weights[r][0][w]), splat::<S>(weights[r][1][w]));
             for c in 0..C {
                 sums[r][c][0] = S::dot(sums[r][c][0], high, v[c]);
                 sums[r][c][1] = S::dot(sums[r][c][1], low, v[c]);

@@ -72,9 +72,13 @@ fn merge<S: Lanes>(running: &mut [f32], next: &[f32]) {
     set_header(running, max, old_sum.mul_add(old, new_sum * new));
 }
 
-/// Divides the weighted values of a result by the sum of the weights.
+per_isa! {
+    /// Divides the weighted values of a result by the sum of the weights.
+    pub(super) fn normalize(result: &[f32], out: &mut [f32]) = normalize_body;
+}
+
 #[inline(always)]
-pub(super) fn normalize(result: &[f32], out: &mut [f32]) {
+fn normalize_body<S: Lanes>(result: &[f32], out: &mut [f32]) {
     let sum = result[result.len() - 15];
     for (out, value) in out.iter_mut().zip(result) {
         *out = value / sum;

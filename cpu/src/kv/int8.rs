@@ -8,7 +8,7 @@
 //!
 //! Dimensions are filled up with zeros to 4 for the keys and to 16 for the values.
 
-use super::{PAGE_LEN, padded_dim};
+use super::{PAGE_LEN, padded, padded_dim};
 use crate::simd::{Lanes, absmax, per_isa};
 
 /// What a key's code is stored with, so that it is unsigned.
@@ -76,8 +76,11 @@ fn quantize(x: &[f32], mut put: impl FnMut(usize, i32)) -> f32 {
     let max = absmax(x);
     // Below this the inverse overflows; such a row is 0.
     let (scale, inverse) = if max > 1e-30 { (max / 127.0, 127.0 / max) } else { (0.0, 0.0) };
-    for (d, x) in x.iter().enumerate() {
-        put(d, (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i32);
+    for (i, x) in x.chunks(16).enumerate() {
+        let codes = padded(x).map(|x| (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i32);
+        for (j, code) in codes.into_iter().enumerate().take(x.len()) {
+            put(16 * i + j, code);
+        }
     }
     scale
 }

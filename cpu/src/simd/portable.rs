@@ -120,4 +120,14 @@ impl Lanes for Portable {
     fn to_f32(x: [i32; 16]) -> [f32; 16] {
         x.map(|x| x as f32)
     }
+
+    #[inline(always)]
+    fn bits(x: [f32; 16]) -> [i32; 16] {
+        x.map(|x| x.to_bits() as i32)
+    }
+
+    #[inline(always)]
+    fn seven_bits<const LOWEST: u32>(x: [i32; 16]) -> [u8; 16] {
+        x.map(|x| (x >> LOWEST) as u8 & 127)
+    }
 }

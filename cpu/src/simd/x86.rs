@@ -179,6 +179,28 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
         // SAFETY: the kernel was entered because the machine has the instructions.
         unsafe { [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])] }
     }
+
+    #[inline(always)]
+    fn bits(x: [__m256; 2]) -> [__m256i; 2] {
+        // SAFETY: the kernel was entered because the machine has the instructions.
+        unsafe { [_mm256_castps_si256(x[0]), _mm256_castps_si256(x[1])] }
+    }
+
+    #[inline(always)]
+    fn seven_bits<const LOWEST: u32>(x: [__m256i; 2]) -> [u8; 16] {
+        let mut out = [0u8; 16];
+        // SAFETY: the kernel was entered because the machine has the instructions; the array has 16 bytes.
+        unsafe {
+            let (lowest, mask) = (_mm_cvtsi32_si128(LOWEST as i32), _mm256_set1_epi32(127));
+            let low = _mm256_and_si256(_mm256_srl_epi32(x[0], lowest), mask);
+            let high = _mm256_and_si256(_mm256_srl_epi32(x[1], lowest), mask);
+            // The packing goes by halves of registers.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
+            let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+        }
+        out
+    }
 }
 
 /// AVX-512, with or without VNNI. Its functions are inlined into kernels that were entered after detection.
@@ -329,5 +351,22 @@ impl<const VNNI: bool> Lanes for Avx512<VNNI> {
     fn to_f32(x: __m512i) -> __m512 {
         // SAFETY: the kernel was entered because the machine has the instructions.
         unsafe { _mm512_cvtepi32_ps(x) }
+    }
+
+    #[inline(always)]
+    fn bits(x: __m512) -> __m512i {
+        // SAFETY: the kernel was entered because the machine has the instructions.
+        unsafe { _mm512_castps_si512(x) }
+    }
+
+    #[inline(always)]
+    fn seven_bits<const LOWEST: u32>(x: __m512i) -> [u8; 16] {
+        let mut out = [0u8; 16];
+        // SAFETY: the kernel was entered because the machine has the instructions; the array has 16 bytes.
+        unsafe {
+            let bits = _mm512_and_si512(_mm512_srli_epi32::<LOWEST>(x), _mm512_set1_epi32(127));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(bits));
+        }
+        out
     }
 }
