@@ -2,14 +2,17 @@
 //! multiply-adds, added up by the fixed tree.
 
 use super::registers::Registers;
-use crate::simd::{lanes, reduce};
+use crate::simd::reduce;
 
 /// Number types that are multiplied as they are read.
 pub(super) trait Numbers {
     /// Bytes of a number.
     const BYTES: usize;
-    /// Reads 16 numbers that start at `bytes[0]`.
-    fn load<S: Registers>(bytes: &[u8]) -> S::Floats;
+    /// Reads 16 numbers.
+    ///
+    /// # Safety
+    /// They are readable.
+    unsafe fn load<S: Registers>(at: *const u8) -> S::Floats;
     /// Reads one.
     fn get(bytes: &[u8]) -> f32;
 }
@@ -25,8 +28,9 @@ impl Numbers for F16 {
     const BYTES: usize = 2;
 
     #[inline(always)]
-    fn load<S: Registers>(bytes: &[u8]) -> S::Floats {
-        S::load_f16(chunk(bytes))
+    unsafe fn load<S: Registers>(at: *const u8) -> S::Floats {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_f16(at) }
     }
 
     #[inline(always)]
@@ -39,8 +43,9 @@ impl Numbers for Bf16 {
     const BYTES: usize = 2;
 
     #[inline(always)]
-    fn load<S: Registers>(bytes: &[u8]) -> S::Floats {
-        S::load_bf16(chunk(bytes))
+    unsafe fn load<S: Registers>(at: *const u8) -> S::Floats {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_bf16(at) }
     }
 
     #[inline(always)]
@@ -53,11 +58,9 @@ impl Numbers for F32 {
     const BYTES: usize = 4;
 
     #[inline(always)]
-    fn load<S: Registers>(bytes: &[u8]) -> S::Floats {
-        let bytes: &[u8; 64] = chunk(bytes);
-        S::load(&std::array::from_fn(|i| {
-            f32::from_le_bytes([bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]])
-        }))
+    unsafe fn load<S: Registers>(at: *const u8) -> S::Floats {
+        // SAFETY: the caller's promise.
+        unsafe { S::load(at) }
     }
 
     #[inline(always)]
@@ -66,49 +69,50 @@ impl Numbers for F32 {
     }
 }
 
-#[inline(always)]
-fn chunk<const N: usize>(bytes: &[u8]) -> &[u8; N] {
-    // The callers hand in slices of at least `N` bytes.
-    bytes.first_chunk().expect("16 numbers")
-}
-
-/// `R` rows of `bytes` with `T` tokens of `x`, `cols` numbers each. What follows the rows in memory is prefetched from
-/// `next` on, as one stream, while the rows are multiplied.
+/// `R` rows of `bytes` with `T` tokens of `x`, `cols` numbers each. With `PREFETCH`, as many bytes as the rows have are
+/// asked for behind them, as one stream, while the rows are multiplied.
 ///
 /// # Panics
-/// If there are fewer rows or tokens.
+/// If `bytes` is another number of rows, or there are fewer tokens.
 #[inline(always)]
-pub(super) fn block<S: Registers, N: Numbers, const R: usize, const T: usize>(
+pub(super) fn block<S: Registers, N: Numbers, const R: usize, const T: usize, const PREFETCH: bool>(
     bytes: &[u8],
     cols: usize,
     x: &[f32],
-    next: *const u8,
 ) -> [[f32; T]; R] {
     let row_bytes = cols * N::BYTES;
-    let rows: [&[u8]; R] = std::array::from_fn(|r| &bytes[r * row_bytes..][..row_bytes]);
-    let tokens: [&[f32]; T] = std::array::from_fn(|t| &x[t * cols..][..cols]);
-    let mut sums = [[S::zero(); T]; R];
+    assert!(bytes.len() == R * row_bytes && x.len() >= T * cols);
     let step = 16 * N::BYTES;
-    for k in 0..cols / 16 {
-        if T == 1 {
+    let whole = cols / 16;
+    let mut sums = [[S::zero(); T]; R];
+    let (mut at, mut at_x) = (bytes.as_ptr(), x.as_ptr().cast::<u8>());
+    let mut next = bytes.as_ptr().wrapping_add(bytes.len());
+    for _ in 0..whole {
+        if PREFETCH {
             for line in 0..(R * step).div_ceil(64) {
-                S::prefetch(next.wrapping_add(k * R * step + line * 64));
+                S::prefetch(next.wrapping_add(line * 64));
             }
+            next = next.wrapping_add(R * step);
         }
-        let weights: [S::Floats; R] = std::array::from_fn(|r| N::load::<S>(&rows[r][k * step..][..step]));
+        // SAFETY: in each row, `whole` steps are in bounds by the assertion above.
+        let weights: [S::Floats; R] = std::array::from_fn(|r| unsafe { N::load::<S>(at.add(r * row_bytes)) });
         for t in 0..T {
-            let x = S::load(lanes(&tokens[t][k * 16..][..16]));
+            // SAFETY: as above, for the tokens.
+            let x = unsafe { S::load(at_x.add(t * cols * size_of::<f32>())) };
             for r in 0..R {
                 sums[r][t] = S::mul_add(weights[r], x, sums[r][t]);
             }
         }
+        at = at.wrapping_add(step);
+        at_x = at_x.wrapping_add(16 * size_of::<f32>());
     }
-    let tail = cols / 16 * 16;
+    let tail = whole * 16;
     std::array::from_fn(|r| {
         std::array::from_fn(|t| {
             let mut sum = S::array(sums[r][t]);
-            for (i, (sum, &x)) in sum.iter_mut().zip(&tokens[t][tail..]).enumerate() {
-                *sum = N::get(&rows[r][(tail + i) * N::BYTES..]).mul_add(x, *sum);
+            for (i, sum) in sum.iter_mut().enumerate().take(cols - tail) {
+                let weight = N::get(&bytes[r * row_bytes + (tail + i) * N::BYTES..]);
+                *sum = weight.mul_add(x[t * cols + tail + i], *sum);
             }
             reduce(sum)
         })

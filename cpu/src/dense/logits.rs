@@ -8,7 +8,7 @@ use crate::pool::{Pool, SharedSlice};
 use crate::simd::per_isa;
 
 /// Bytes of a chunk of rows that one task reads.
-const CHUNK_BYTES: usize = 128 << 10;
+const CHUNK_BYTES: usize = 256 << 10;
 
 /// Rows that are widened together where they cannot be multiplied as they are read; also the most that a block has.
 const ROWS: usize = 4;
@@ -33,7 +33,8 @@ pub fn logits(
     let row_bytes = matrix.row_bytes();
     let tokens = x.len() / cols;
     assert!(x.len() == tokens * cols && out.len() == tokens * rows, "dense: x and out have a row per token");
-    let chunk = (CHUNK_BYTES / row_bytes).clamp(ROWS, rows.div_ceil(pool.threads() * 4).max(ROWS));
+    let fair = rows.div_ceil(pool.threads() * 4).max(ROWS);
+    let chunk = (CHUNK_BYTES / row_bytes.max(1)).clamp(ROWS, fair).next_multiple_of(ROWS);
     scratch.resize(pool.threads() * ROWS * cols);
     let (shared, memory) = (SharedSlice::new(out), SharedSlice::new(scratch));
     pool.run_with_slot(rows.div_ceil(chunk), &|task, slot| {
@@ -156,7 +157,7 @@ fn rows<S: Registers, N: Numbers>(bytes: &[u8], cols: usize, x: &[f32], first: u
     }
 }
 
-/// All tokens with `R` rows, in the largest blocks that the registers hold.
+/// All tokens with `R` rows, in the largest blocks that the registers hold. The first of them asks for the rows behind.
 #[inline(always)]
 fn tokens<S: Registers, N: Numbers, const R: usize>(
     bytes: &[u8],
@@ -166,21 +167,24 @@ fn tokens<S: Registers, N: Numbers, const R: usize>(
     sink: &mut Sink<'_>,
 ) {
     let count = x.len() / cols;
-    let next = bytes.as_ptr().wrapping_add(bytes.len());
-    let mut token = 0;
     let mut emit = |token: usize, row: usize, values: &[f32]| sink(token, row, values);
+    let mut token = match count {
+        6.. if S::WIDE => emit_block(0, row, block::<S, N, R, 6, true>(bytes, cols, x), &mut emit),
+        2.. if S::WIDE => emit_block(0, row, block::<S, N, R, 2, true>(bytes, cols, x), &mut emit),
+        _ => emit_block(0, row, block::<S, N, R, 1, true>(bytes, cols, x), &mut emit),
+    };
     while token < count {
         let x = &x[token * cols..];
         token += match count - token {
-            6.. if S::WIDE => emit_block(token, row, block::<S, N, R, 6>(bytes, cols, x, next), &mut emit),
+            6.. if S::WIDE => emit_block(token, row, block::<S, N, R, 6, false>(bytes, cols, x), &mut emit),
             6.. => {
                 for (r, bytes) in bytes.chunks_exact(cols * N::BYTES).enumerate() {
-                    emit_block(token, row + r, block::<S, N, 1, 6>(bytes, cols, x, next), &mut emit);
+                    emit_block(token, row + r, block::<S, N, 1, 6, false>(bytes, cols, x), &mut emit);
                 }
                 6
             }
-            2.. if S::WIDE => emit_block(token, row, block::<S, N, R, 2>(bytes, cols, x, next), &mut emit),
-            _ => emit_block(token, row, block::<S, N, R, 1>(bytes, cols, x, next), &mut emit),
+            2.. if S::WIDE => emit_block(token, row, block::<S, N, R, 2, false>(bytes, cols, x), &mut emit),
+            _ => emit_block(token, row, block::<S, N, R, 1, false>(bytes, cols, x), &mut emit),
         };
     }
 }

@@ -12,11 +12,20 @@ pub(crate) trait Registers: Lanes {
     /// 16 zeros.
     fn zero() -> Self::Floats;
     /// Reads 16 numbers.
-    fn load(x: &[f32; 16]) -> Self::Floats;
+    ///
+    /// # Safety
+    /// 64 bytes at `x` are readable; they need no alignment.
+    unsafe fn load(x: *const u8) -> Self::Floats;
     /// Widens 16 numbers of half precision.
-    fn load_f16(bits: &[u8; 32]) -> Self::Floats;
+    ///
+    /// # Safety
+    /// 32 bytes at `bits` are readable; they need no alignment.
+    unsafe fn load_f16(bits: *const u8) -> Self::Floats;
     /// Widens 16 upper halves of single precision.
-    fn load_bf16(bits: &[u8; 32]) -> Self::Floats;
+    ///
+    /// # Safety
+    /// As [`Registers::load_f16`].
+    unsafe fn load_bf16(bits: *const u8) -> Self::Floats;
     /// `a · b + sum`, rounded once.
     fn mul_add(a: Self::Floats, b: Self::Floats, sum: Self::Floats) -> Self::Floats;
     /// The 16 numbers.
@@ -35,17 +44,23 @@ impl Registers for Portable {
     }
 
     #[inline(always)]
-    fn load(x: &[f32; 16]) -> [f32; 16] {
-        *x
+    unsafe fn load(x: *const u8) -> [f32; 16] {
+        // SAFETY: the caller's promise.
+        let x = unsafe { &*x.cast::<[u8; 64]>() };
+        std::array::from_fn(|i| f32::from_le_bytes([x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]]))
     }
 
     #[inline(always)]
-    fn load_f16(bits: &[u8; 32]) -> [f32; 16] {
+    unsafe fn load_f16(bits: *const u8) -> [f32; 16] {
+        // SAFETY: the caller's promise.
+        let bits = unsafe { &*bits.cast::<[u8; 32]>() };
         std::array::from_fn(|i| half::f16::from_le_bytes([bits[2 * i], bits[2 * i + 1]]).to_f32())
     }
 
     #[inline(always)]
-    fn load_bf16(bits: &[u8; 32]) -> [f32; 16] {
+    unsafe fn load_bf16(bits: *const u8) -> [f32; 16] {
+        // SAFETY: the caller's promise.
+        let bits = unsafe { &*bits.cast::<[u8; 32]>() };
         std::array::from_fn(|i| half::bf16::from_le_bytes([bits[2 * i], bits[2 * i + 1]]).to_f32())
     }
 
@@ -81,27 +96,27 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn load(x: &[f32; 16]) -> [__m256; 2] {
-            // SAFETY: as in `zero`; both halves of `x` are in bounds.
-            unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))] }
+        unsafe fn load(x: *const u8) -> [__m256; 2] {
+            // SAFETY: as in `zero`, and the caller's promise.
+            unsafe { [_mm256_loadu_ps(x.cast()), _mm256_loadu_ps(x.add(32).cast())] }
         }
 
         #[inline(always)]
-        fn load_f16(bits: &[u8; 32]) -> [__m256; 2] {
-            // SAFETY: F16C is part of what was detected; both halves of `bits` are in bounds.
+        unsafe fn load_f16(bits: *const u8) -> [__m256; 2] {
+            // SAFETY: F16C is part of what was detected, and the caller's promise.
             unsafe {
-                let low = _mm_loadu_si128(bits.as_ptr().cast());
-                let high = _mm_loadu_si128(bits.as_ptr().add(16).cast());
+                let low = _mm_loadu_si128(bits.cast());
+                let high = _mm_loadu_si128(bits.add(16).cast());
                 [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
             }
         }
 
         #[inline(always)]
-        fn load_bf16(bits: &[u8; 32]) -> [__m256; 2] {
-            // SAFETY: as in `zero`; both halves of `bits` are in bounds.
+        unsafe fn load_bf16(bits: *const u8) -> [__m256; 2] {
+            // SAFETY: as in `zero`, and the caller's promise.
             unsafe {
-                let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(bits.as_ptr().cast()));
-                let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(bits.as_ptr().add(16).cast()));
+                let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(bits.cast()));
+                let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(bits.add(16).cast()));
                 [low, high].map(|half| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(half)))
             }
         }
@@ -141,22 +156,22 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn load(x: &[f32; 16]) -> __m512 {
-            // SAFETY: as in `zero`; `x` fills the register.
-            unsafe { _mm512_loadu_ps(x.as_ptr()) }
+        unsafe fn load(x: *const u8) -> __m512 {
+            // SAFETY: as in `zero`, and the caller's promise.
+            unsafe { _mm512_loadu_ps(x.cast()) }
         }
 
         #[inline(always)]
-        fn load_f16(bits: &[u8; 32]) -> __m512 {
-            // SAFETY: as in `zero`; `bits` holds 16 half-words.
-            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(bits.as_ptr().cast())) }
+        unsafe fn load_f16(bits: *const u8) -> __m512 {
+            // SAFETY: as in `zero`, and the caller's promise.
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(bits.cast())) }
         }
 
         #[inline(always)]
-        fn load_bf16(bits: &[u8; 32]) -> __m512 {
-            // SAFETY: as in `zero`; `bits` holds 16 half-words.
+        unsafe fn load_bf16(bits: *const u8) -> __m512 {
+            // SAFETY: as in `zero`, and the caller's promise.
             unsafe {
-                let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(bits.as_ptr().cast()));
+                let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(bits.cast()));
                 _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
             }
         }

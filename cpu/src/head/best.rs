@@ -77,14 +77,7 @@ impl Finder {
     ///
     /// # Panics
     /// If there is no such token, or `x` has other columns than the matrix.
-    pub fn best(
-        &mut self,
-        head: Head<'_>,
-        token: usize,
-        x: &[f32],
-        wanted: &Best<'_>,
-        out: &mut Candidates,
-    ) -> bool {
+    pub fn best(&mut self, head: Head<'_>, token: usize, x: &[f32], wanted: &Best<'_>, out: &mut Candidates) -> bool {
         let rows = head.copy.rows();
         let count = wanted.count.max(1);
         let first = count + wanted.also.len();

@@ -8,13 +8,13 @@ const PREFETCH: usize = 8192;
 /// The integer step of the kernels. Every implementation gives the same sums.
 pub(super) trait Integers: Lanes {
     /// Sums of `T` tokens, `stride` apart in `tokens`, with one row. The row's length is a multiple of 64, its values and
-    /// those of the tokens are small enough (see `limit` in [`super::token`]).
-    fn dot<const T: usize>(row: &[i8], tokens: &[i16], stride: usize) -> [i64; T];
+    /// those of the tokens are small enough (see `limit` in [`super::token`]). Sums are whole numbers below 2^53: exact.
+    fn dot<const T: usize>(row: &[i8], tokens: &[i16], stride: usize) -> [f64; T];
 }
 
 impl Integers for Portable {
     #[inline(always)]
-    fn dot<const T: usize>(row: &[i8], tokens: &[i16], stride: usize) -> [i64; T] {
+    fn dot<const T: usize>(row: &[i8], tokens: &[i16], stride: usize) -> [f64; T] {
         let mut sums = [[0i32; 16]; T];
         for (t, sums) in sums.iter_mut().enumerate() {
             let token = &tokens[t * stride..][..row.len()];
@@ -24,7 +24,7 @@ impl Integers for Portable {
                 }
             }
         }
-        sums.map(|lanes| lanes.into_iter().map(i64::from).sum())
+        sums.map(|lanes| lanes.into_iter().map(f64::from).sum())
     }
 }
 
@@ -37,7 +37,7 @@ mod x86 {
 
     impl Integers for Avx2 {
         #[inline(always)]
-        fn dot<const T: usize>(row: &[i8], tokens: &[i16], stride: usize) -> [i64; T] {
+        fn dot<const T: usize>(row: &[i8], tokens: &[i16], stride: usize) -> [f64; T] {
             assert!(tokens.len() >= (T - 1) * stride + row.len());
             // SAFETY: the kernel was entered because AVX2 is there; the chunks have 64 bytes, and the tokens are as long
             // as the row by the assertion above. A prefetch may name any address.
@@ -56,11 +56,11 @@ mod x86 {
                 }
                 acc.map(|acc| {
                     let sum = _mm256_add_epi32(acc[0], acc[1]);
-                    let low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(sum));
-                    let high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256::<1>(sum));
-                    let mut out = [0i64; 4];
-                    _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_add_epi64(low, high));
-                    out.into_iter().sum()
+                    let low = _mm256_cvtepi32_pd(_mm256_castsi256_si128(sum));
+                    let high = _mm256_cvtepi32_pd(_mm256_extracti128_si256::<1>(sum));
+                    let mut out = [0.0; 4];
+                    _mm256_storeu_pd(out.as_mut_ptr(), _mm256_add_pd(low, high));
+                    (out[0] + out[1]) + (out[2] + out[3])
                 })
             }
         }
@@ -68,7 +68,7 @@ mod x86 {
 
     impl Integers for Avx512 {
         #[inline(always)]
-        fn dot<const T: usize>(row: &[i8], tokens: &[i16], stride: usize) -> [i64; T] {
+        fn dot<const T: usize>(row: &[i8], tokens: &[i16], stride: usize) -> [f64; T] {
             assert!(tokens.len() >= (T - 1) * stride + row.len());
             // SAFETY: the kernel was entered because AVX-512 F and BW are there; the chunks have 64 bytes, and the tokens
             // are as long as the row by the assertion above. A prefetch may name any address.
@@ -87,9 +87,9 @@ mod x86 {
                 }
                 acc.map(|acc| {
                     let sum = _mm512_add_epi32(acc[0], acc[1]);
-                    let low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(sum));
-                    let high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64::<1>(sum));
-                    _mm512_reduce_add_epi64(_mm512_add_epi64(low, high))
+                    let low = _mm512_cvtepi32_pd(_mm512_castsi512_si256(sum));
+                    let high = _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64::<1>(sum));
+                    _mm512_reduce_add_pd(_mm512_add_pd(low, high))
                 })
             }
         }

@@ -99,9 +99,8 @@ impl Intervals {
 
     /// First row, lower and upper ends of token `token`, task by task.
     pub(super) fn parts(&self, token: usize) -> impl Iterator<Item = (usize, &[f32], &[f32])> {
-        (0..self.tasks()).map(move |task| {
-            (task * self.chunk, self.part(&self.low, task, token), self.part(&self.high, task, token))
-        })
+        (0..self.tasks())
+            .map(move |task| (task * self.chunk, self.part(&self.low, task, token), self.part(&self.high, task, token)))
     }
 
     fn tasks(&self) -> usize {
@@ -151,32 +150,47 @@ fn few_tokens<S: Integers, const T: usize>(part: &Part<'_>, first: usize, low: &
     let (rows, stride) = (part.bounds.len(), part.tokens.stride);
     let values = &part.tokens.values[first * stride..];
     let tokens: &[TokenBound; T] = part.tokens.bounds[first..].first_chunk().expect("T tokens");
-    for (r, (row, bound)) in part.values.chunks_exact(stride).zip(part.bounds).enumerate() {
-        let sums = S::dot::<T>(row, values, stride);
-        for t in 0..T {
-            (low[t * rows + r], high[t * rows + r]) = interval(bound, &tokens[t], sums[t]);
+    let groups = part.values.chunks(GROUP * stride).zip(part.bounds.chunks(GROUP));
+    for (group, (values_of_rows, bounds)) in groups.enumerate() {
+        let mut sums = [[0.0f64; GROUP]; T];
+        for (r, row) in values_of_rows.chunks_exact(stride).enumerate() {
+            for (sums, sum) in sums.iter_mut().zip(S::dot::<T>(row, values, stride)) {
+                sums[r] = sum;
+            }
+        }
+        for (t, sums) in sums.iter().enumerate() {
+            let ends = t * rows + group * GROUP..t * rows + group * GROUP + bounds.len();
+            group_intervals(bounds, &tokens[t], sums, &mut low[ends.clone()], &mut high[ends]);
         }
     }
 }
 
-/// Where the exact logit lies, `sum` being the exact product of the rounded row and the rounded token.
+/// Rows whose intervals are computed together.
+const GROUP: usize = 8;
+
+/// Where the exact logits of some rows lie, `sums` being the exact products of the rounded rows and the rounded token.
 #[inline(always)]
-fn interval(row: &RowBound, token: &TokenBound, sum: i64) -> (f32, f32) {
-    let [scale, error, worst, norm] = [row.scale, row.error, row.worst, row.norm].map(f64::from);
-    let middle = sum as f64 * (scale * token.scale);
-    // The last term is for rounding the ends to f32.
-    let bound = error * token.error
-        + worst * token.worst
-        + norm * token.norm
-        + token.tiny
-        + middle.abs() * (1.0 / f64::from(1 << 22));
-    // Where a partial sum of the canonical product may overflow, or something is not finite, nothing is certain.
-    let largest = (error + norm) * token.length;
-    if largest < 1e38 {
-        ((middle - bound) as f32, (middle + bound) as f32)
-    } else {
-        (f32::NEG_INFINITY, f32::INFINITY)
+fn group_intervals(bounds: &[RowBound], token: &TokenBound, sums: &[f64; GROUP], low: &mut [f32], high: &mut [f32]) {
+    let mut rows = [RowBound::default(); GROUP];
+    rows[..bounds.len()].copy_from_slice(bounds);
+    let (mut lows, mut highs) = ([0.0f32; GROUP], [0.0f32; GROUP]);
+    for i in 0..GROUP {
+        let row = rows[i];
+        let [scale, error, worst, norm] = [row.scale, row.error, row.worst, row.norm].map(f64::from);
+        let middle = sums[i] * (scale * token.scale);
+        // The last term is for rounding the ends to f32.
+        let bound = error * token.error
+            + worst * token.worst
+            + norm * token.norm
+            + token.tiny
+            + middle.abs() * (1.0 / f64::from(1 << 22));
+        // Where a partial sum of the canonical product may overflow, or something is not finite, nothing is certain.
+        let certain = (error + norm) * token.length < 1e38;
+        lows[i] = if certain { (middle - bound) as f32 } else { f32::NEG_INFINITY };
+        highs[i] = if certain { (middle + bound) as f32 } else { f32::INFINITY };
     }
+    low.copy_from_slice(&lows[..bounds.len()]);
+    high.copy_from_slice(&highs[..bounds.len()]);
 }
 
 /// The largest of some numbers, none of which is NaN.

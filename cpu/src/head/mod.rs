@@ -10,9 +10,9 @@
 //! dot product may round, at most `γ ‖w‖ ‖x‖`.
 
 mod best;
+mod dot;
 mod interval;
 mod mass;
-mod dot;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -41,7 +41,7 @@ pub struct Int8Rows {
 }
 
 /// The scale of a row, and bounds from above of its errors. Infinite errors mark a row that has no useful copy.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct RowBound {
     scale: f32,
     /// `‖e‖`
@@ -67,20 +67,23 @@ impl Int8Rows {
         let row_bytes = matrix.row_bytes();
         let stride = cols.next_multiple_of(ALIGN);
         let mut values = AlignedBuf::<i8>::zeroed(rows * stride);
-        let mut bounds = vec![RowBound { scale: 0.0, error: 0.0, worst: 0.0, norm: 0.0 }; rows];
+        let mut bounds = vec![RowBound::default(); rows];
         let slab = (SLAB_BYTES / row_bytes.max(1)).max(1);
         let slabs = values.chunks_mut(slab * stride.max(1)).zip(bounds.chunks_mut(slab));
         for (index, (values, bounds)) in slabs.enumerate() {
             let first = index * slab * row_bytes;
             let bytes = &bytes[first..first + bounds.len() * row_bytes];
             let source = bytes.par_chunks_exact(row_bytes);
-            (source, values.par_chunks_exact_mut(stride), bounds.par_iter_mut()).into_par_iter().with_min_len(16).for_each_init(
-                || vec![0.0f32; cols],
-                |widened, (source, values, bound)| {
-                    dequantize_row(isa, ty, source, widened);
-                    *bound = quantize_row(isa, widened, &mut values[..cols]);
-                },
-            );
+            (source, values.par_chunks_exact_mut(stride), bounds.par_iter_mut())
+                .into_par_iter()
+                .with_min_len(16)
+                .for_each_init(
+                    || vec![0.0f32; cols],
+                    |widened, (source, values, bound)| {
+                        dequantize_row(isa, ty, source, widened);
+                        *bound = quantize_row(isa, widened, &mut values[..cols]);
+                    },
+                );
             done(first..first + bytes.len());
         }
         Int8Rows { rows, cols, values, bounds }

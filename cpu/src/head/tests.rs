@@ -44,15 +44,8 @@ enum Kind {
     Infinite,
 }
 
-const KINDS: [Kind; 7] = [
-    Kind::Gaussian,
-    Kind::Outliers,
-    Kind::Zero,
-    Kind::Huge,
-    Kind::Subnormal,
-    Kind::NearTie,
-    Kind::Infinite,
-];
+const KINDS: [Kind; 7] =
+    [Kind::Gaussian, Kind::Outliers, Kind::Zero, Kind::Huge, Kind::Subnormal, Kind::NearTie, Kind::Infinite];
 
 fn fill(random: &mut Random, kind: Kind, before: &[f32], out: &mut [f32]) {
     let len = out.len() as u64;
@@ -102,7 +95,14 @@ fn isas() -> impl Iterator<Item = Isa> {
 }
 
 /// Checks everything for one matrix and some tokens; returns how many rows were multiplied exactly, on average.
-fn check(ty: DenseType, rows: usize, cols: usize, values: &[f32], x: &[f32], wanted: &[Best<'_>]) -> Vec<Option<usize>> {
+fn check(
+    ty: DenseType,
+    rows: usize,
+    cols: usize,
+    values: &[f32],
+    x: &[f32],
+    wanted: &[Best<'_>],
+) -> Vec<Option<usize>> {
     let bytes = bytes_of(ty, values);
     let matrix = DenseMatrix { ty, rows, cols, bytes: &bytes };
     let pool = Pool::new(2);
