@@ -34,7 +34,7 @@ fn main() {
             b.copy_from_slice(&half::f16::from_f32(x * 0.05).to_le_bytes());
         }
     }
-    let x: Vec<f32> = (0..8 * COLS).map(|_| normal() * 2.0).collect();
+    let x: Vec<f32> = (0..96 * COLS).map(|_| normal() * 2.0).collect();
 
     for ty in [DenseType::F16, DenseType::Bf16] {
         let matrix = DenseMatrix { ty, rows, cols: COLS, bytes: &bytes };
@@ -54,7 +54,7 @@ fn main() {
 fn bench(pool: &Pool, isa: Isa, matrix: DenseMatrix<'_>, copy: &Int8Rows, x: &[f32]) {
     let mut finder = Finder::default();
     let mut out = Candidates::default();
-    let (mut scratch, mut all) = (AlignedBuf::default(), vec![0.0f32; 8 * matrix.rows]);
+    let (mut scratch, mut all) = (AlignedBuf::default(), vec![0.0f32; 96 * matrix.rows]);
     let head = Head { pool, isa, matrix, copy };
     let greedy = Best { count: 1, margin: 0.0, also: &[], temperature: None };
     let top_k = Best { count: 40, margin: 0.0, also: &[], temperature: None };
@@ -90,7 +90,10 @@ fn bench(pool: &Pool, isa: Isa, matrix: DenseMatrix<'_>, copy: &Int8Rows, x: &[f
         time("int8 intervals, 4 tokens", int8, &mut || finder.bound(head, x[..4 * COLS].chunks_exact(COLS)));
         time("read", dense, &mut || read(pool, matrix.bytes));
         time("exact", dense, &mut || logits(pool, isa, matrix, &x[..COLS], &mut scratch, &mut all[..matrix.rows]));
-        time("exact, 8 tokens", dense, &mut || logits(pool, isa, matrix, x, &mut scratch, &mut all));
+        for (name, tokens) in [("exact, 8 tokens", 8), ("exact, 96 tokens", 96)] {
+            let out = &mut all[..tokens * matrix.rows];
+            time(name, dense, &mut || logits(pool, isa, matrix, &x[..tokens * COLS], &mut scratch, out));
+        }
     }
     let median = |times: &[f64]| {
         let mut times = times.to_vec();

@@ -106,15 +106,23 @@ pub(super) fn block<S: Registers, N: Numbers, const R: usize, const T: usize, co
         at = at.wrapping_add(step);
         at_x = at_x.wrapping_add(16 * size_of::<f32>());
     }
+    // A short loop of its own: the compiler unrolls it, and the sums never need an address before.
+    let mut partial = [[[0.0f32; 16]; T]; R];
+    for r in 0..R {
+        for t in 0..T {
+            partial[r][t] = S::array(sums[r][t]);
+        }
+    }
     let tail = whole * 16;
-    std::array::from_fn(|r| {
-        std::array::from_fn(|t| {
-            let mut sum = S::array(sums[r][t]);
-            for (i, sum) in sum.iter_mut().enumerate().take(cols - tail) {
+    let mut out = [[0.0f32; T]; R];
+    for (r, (partial, out)) in partial.iter_mut().zip(&mut out).enumerate() {
+        for (t, (partial, out)) in partial.iter_mut().zip(out).enumerate() {
+            for (i, sum) in partial.iter_mut().enumerate().take(cols - tail) {
                 let weight = N::get(&bytes[r * row_bytes + (tail + i) * N::BYTES..]);
                 *sum = weight.mul_add(x[t * cols + tail + i], *sum);
             }
-            reduce(sum)
-        })
-    })
+            *out = reduce(*partial);
+        }
+    }
+    out
 }
