@@ -2,6 +2,7 @@
 //! multiply-adds, added up by the fixed tree.
 
 use super::registers::Registers;
+use crate::prefetch::prefetch;
 use crate::simd::reduce;
 
 /// Number types that are multiplied as they are read.
@@ -12,7 +13,7 @@ pub(super) trait Numbers {
     ///
     /// # Safety
     /// They are readable.
-    unsafe fn load<S: Registers>(at: *const u8) -> S::Floats;
+    unsafe fn load<S: Registers>(at: *const u8) -> S::F;
     /// Reads one.
     fn get(bytes: &[u8]) -> f32;
 }
@@ -28,9 +29,9 @@ impl Numbers for F16 {
     const BYTES: usize = 2;
 
     #[inline(always)]
-    unsafe fn load<S: Registers>(at: *const u8) -> S::Floats {
+    unsafe fn load<S: Registers>(at: *const u8) -> S::F {
         // SAFETY: the caller's promise.
-        unsafe { S::load_f16(at) }
+        unsafe { S::read_f16(at) }
     }
 
     #[inline(always)]
@@ -43,9 +44,9 @@ impl Numbers for Bf16 {
     const BYTES: usize = 2;
 
     #[inline(always)]
-    unsafe fn load<S: Registers>(at: *const u8) -> S::Floats {
+    unsafe fn load<S: Registers>(at: *const u8) -> S::F {
         // SAFETY: the caller's promise.
-        unsafe { S::load_bf16(at) }
+        unsafe { S::read_bf16(at) }
     }
 
     #[inline(always)]
@@ -58,9 +59,9 @@ impl Numbers for F32 {
     const BYTES: usize = 4;
 
     #[inline(always)]
-    unsafe fn load<S: Registers>(at: *const u8) -> S::Floats {
+    unsafe fn load<S: Registers>(at: *const u8) -> S::F {
         // SAFETY: the caller's promise.
-        unsafe { S::load(at) }
+        unsafe { S::read(at) }
     }
 
     #[inline(always)]
@@ -84,23 +85,23 @@ pub(super) fn block<S: Registers, N: Numbers, const R: usize, const T: usize, co
     assert!(bytes.len() == R * row_bytes && x.len() >= T * cols);
     let step = 16 * N::BYTES;
     let whole = cols / 16;
-    let mut sums = [[S::zero(); T]; R];
+    let mut sums = [[S::splat(0.0); T]; R];
     let (mut at, mut at_x) = (bytes.as_ptr(), x.as_ptr().cast::<u8>());
     let mut next = bytes.as_ptr().wrapping_add(bytes.len());
     for _ in 0..whole {
         if PREFETCH {
             for line in 0..(R * step).div_ceil(64) {
-                S::prefetch(next.wrapping_add(line * 64));
+                prefetch(next, line * 64);
             }
             next = next.wrapping_add(R * step);
         }
         // SAFETY: in each row, `whole` steps are in bounds by the assertion above.
-        let weights: [S::Floats; R] = std::array::from_fn(|r| unsafe { N::load::<S>(at.add(r * row_bytes)) });
+        let weights: [S::F; R] = std::array::from_fn(|r| unsafe { N::load::<S>(at.add(r * row_bytes)) });
         for t in 0..T {
             // SAFETY: as above, for the tokens.
-            let x = unsafe { S::load(at_x.add(t * cols * size_of::<f32>())) };
+            let x = unsafe { S::read(at_x.add(t * cols * size_of::<f32>())) };
             for r in 0..R {
-                sums[r][t] = S::mul_add(weights[r], x, sums[r][t]);
+                sums[r][t] = S::fma(weights[r], x, sums[r][t]);
             }
         }
         at = at.wrapping_add(step);
@@ -110,7 +111,7 @@ pub(super) fn block<S: Registers, N: Numbers, const R: usize, const T: usize, co
     let mut partial = [[[0.0f32; 16]; T]; R];
     for r in 0..R {
         for t in 0..T {
-            partial[r][t] = S::array(sums[r][t]);
+            S::store(sums[r][t], &mut partial[r][t]);
         }
     }
     let tail = whole * 16;

@@ -37,7 +37,7 @@ pub fn logits(
     let chunk = (CHUNK_BYTES / row_bytes.max(1)).clamp(ROWS, fair).next_multiple_of(ROWS);
     scratch.resize(pool.threads() * ROWS * cols);
     let (shared, memory) = (SharedSlice::new(out), SharedSlice::new(scratch));
-    pool.run_with_slot(rows.div_ceil(chunk), &|task, slot| {
+    pool.run_in_order(rows.div_ceil(chunk), &|task, slot| {
         let first = task * chunk;
         let count = chunk.min(rows - first);
         let bytes = &bytes[first * row_bytes..(first + count) * row_bytes];

@@ -22,6 +22,13 @@ pub struct Best<'a> {
     pub temperature: Option<f32>,
 }
 
+impl Best<'_> {
+    /// Whether so few of `rows` rows are wanted that looking for them is less work than computing all.
+    pub fn is_few(&self, rows: usize) -> bool {
+        self.count.max(1) + self.also.len() <= rows / FEW
+    }
+}
+
 /// The exact logits of some rows, and what is certain about the others.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Candidates {
@@ -81,7 +88,7 @@ impl Finder {
         let rows = head.copy.rows();
         let count = wanted.count.max(1);
         let first = count + wanted.also.len();
-        if first > rows / FEW {
+        if !wanted.is_few(rows) {
             return false;
         }
         // Among so many rows with the best lower bounds are `count` that are not in `also`.

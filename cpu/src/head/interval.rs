@@ -1,6 +1,6 @@
 //! Intervals that hold the exact logits.
 
-use super::dot::Integers;
+use super::products::Integers;
 use super::token::TokenBound;
 use super::{Int8Rows, RowBound};
 use crate::Isa;
@@ -47,7 +47,7 @@ impl Intervals {
         self.top.resize(tasks * count, Top::default());
         let (low, high) = (SharedSlice::new(&mut self.low), SharedSlice::new(&mut self.high));
         let top = SharedSlice::new(&mut self.top);
-        pool.run(tasks, &|task| {
+        pool.run_in_order(tasks, &|task, _| {
             let first = task * chunk;
             let last = (first + chunk).min(rows);
             let part = Part {
@@ -154,7 +154,7 @@ fn few_tokens<S: Integers, const T: usize>(part: &Part<'_>, first: usize, low: &
     for (group, (values_of_rows, bounds)) in groups.enumerate() {
         let mut sums = [[0.0f64; GROUP]; T];
         for (r, row) in values_of_rows.chunks_exact(stride).enumerate() {
-            for (sums, sum) in sums.iter_mut().zip(S::dot::<T>(row, values, stride)) {
+            for (sums, sum) in sums.iter_mut().zip(S::products::<T>(row, values, stride)) {
                 sums[r] = sum;
             }
         }

@@ -10,9 +10,10 @@
 //! dot product may round, at most `γ ‖w‖ ‖x‖`.
 
 mod best;
-mod dot;
+
 mod interval;
 mod mass;
+mod products;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -66,7 +67,7 @@ impl Int8Rows {
         let DenseMatrix { ty, rows, cols, bytes } = matrix;
         let row_bytes = matrix.row_bytes();
         let stride = cols.next_multiple_of(ALIGN);
-        let mut values = AlignedBuf::<i8>::zeroed(rows * stride);
+        let mut values = AlignedBuf::<i8>::streamed(rows * stride);
         let mut bounds = vec![RowBound::default(); rows];
         let slab = (SLAB_BYTES / row_bytes.max(1)).max(1);
         let slabs = values.chunks_mut(slab * stride.max(1)).zip(bounds.chunks_mut(slab));

@@ -9,12 +9,12 @@ const PREFETCH: usize = 8192;
 pub(super) trait Integers: Lanes {
     /// Sums of `T` tokens, `stride` apart in `tokens`, with one row. The row's length is a multiple of 64, its values and
     /// those of the tokens are small enough (see `limit` in [`super::token`]). Sums are whole numbers below 2^53: exact.
-    fn dot<const T: usize>(row: &[i8], tokens: &[i16], stride: usize) -> [f64; T];
+    fn products<const T: usize>(row: &[i8], tokens: &[i16], stride: usize) -> [f64; T];
 }
 
 impl Integers for Portable {
     #[inline(always)]
-    fn dot<const T: usize>(row: &[i8], tokens: &[i16], stride: usize) -> [f64; T] {
+    fn products<const T: usize>(row: &[i8], tokens: &[i16], stride: usize) -> [f64; T] {
         let mut sums = [[0i32; 16]; T];
         for (t, sums) in sums.iter_mut().enumerate() {
             let token = &tokens[t * stride..][..row.len()];
@@ -33,18 +33,19 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::{Integers, PREFETCH};
+    use crate::prefetch::prefetch;
     use crate::simd::{Avx2, Avx512};
 
-    impl Integers for Avx2 {
+    impl<const VNNI: bool> Integers for Avx2<VNNI> {
         #[inline(always)]
-        fn dot<const T: usize>(row: &[i8], tokens: &[i16], stride: usize) -> [f64; T] {
+        fn products<const T: usize>(row: &[i8], tokens: &[i16], stride: usize) -> [f64; T] {
             assert!(tokens.len() >= (T - 1) * stride + row.len());
             // SAFETY: the kernel was entered because AVX2 is there; the chunks have 64 bytes, and the tokens are as long
-            // as the row by the assertion above. A prefetch may name any address.
+            // as the row by the assertion above.
             unsafe {
                 let mut acc = [[_mm256_setzero_si256(); 2]; T];
                 for (k, row) in row.chunks_exact(64).enumerate() {
-                    _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(PREFETCH));
+                    prefetch(row.as_ptr().cast(), PREFETCH);
                     for i in 0..4 {
                         let weights = _mm256_cvtepi8_epi16(_mm_loadu_si128(row.as_ptr().add(16 * i).cast()));
                         for (t, acc) in acc.iter_mut().enumerate() {
@@ -66,16 +67,16 @@ mod x86 {
         }
     }
 
-    impl Integers for Avx512 {
+    impl<const VNNI: bool> Integers for Avx512<VNNI> {
         #[inline(always)]
-        fn dot<const T: usize>(row: &[i8], tokens: &[i16], stride: usize) -> [f64; T] {
+        fn products<const T: usize>(row: &[i8], tokens: &[i16], stride: usize) -> [f64; T] {
             assert!(tokens.len() >= (T - 1) * stride + row.len());
             // SAFETY: the kernel was entered because AVX-512 F and BW are there; the chunks have 64 bytes, and the tokens
-            // are as long as the row by the assertion above. A prefetch may name any address.
+            // are as long as the row by the assertion above.
             unsafe {
                 let mut acc = [[_mm512_setzero_si512(); 2]; T];
                 for (k, row) in row.chunks_exact(64).enumerate() {
-                    _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(PREFETCH));
+                    prefetch(row.as_ptr().cast(), PREFETCH);
                     for i in 0..2 {
                         let weights = _mm512_cvtepi8_epi16(_mm256_loadu_si256(row.as_ptr().add(32 * i).cast()));
                         for (t, acc) in acc.iter_mut().enumerate() {
