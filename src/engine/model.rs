@@ -281,7 +281,11 @@ impl Session {
     /// If the tokens do not fit or are not in the vocabulary, or a device fails.
     pub fn logits(&mut self, tokens: &[u32], mut sink: impl FnMut(usize, &[f32])) -> Result<(), Error> {
         let work = [Work { sequence: self.sequence, tokens, logits: LogitsFor::All }];
-        self.model.engine().forward(&work, &mut |_, token, output| Ok(sink(token, output.all()?)), None)
+        self.model.engine().forward(
+            &work,
+            &mut |_, token, output| output.all().map(|row| sink(token, row)).map_err(Error::from),
+            None,
+        )
     }
 
     /// As [`Session::logits`]; `trace` is also given the hidden state, `[tokens, hidden]`, behind each of
@@ -296,7 +300,9 @@ impl Session {
         mut trace: impl FnMut(usize, &[f32]),
     ) -> Result<(), Error> {
         let work = [Work { sequence: self.sequence, tokens, logits: LogitsFor::All }];
-        let mut sink = |_: usize, token: usize, output: &mut Output<'_>| Ok(sink(token, output.all()?));
+        let mut sink = |_: usize, token: usize, output: &mut Output<'_>| {
+            output.all().map(|row| sink(token, row)).map_err(Error::from)
+        };
         self.model.engine().forward(&work, &mut sink, Some(&mut trace))
     }
 

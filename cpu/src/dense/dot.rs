@@ -70,7 +70,7 @@ impl Numbers for F32 {
     }
 }
 
-/// `R` rows of `bytes` with `T` tokens of `x`, `cols` numbers each. With `PREFETCH`, as many bytes as the rows have are
+/// `T` tokens of `x` with `R` rows of `bytes`, `cols` numbers each. With `PREFETCH`, as many bytes as the rows have are
 /// asked for behind them, as one stream, while the rows are multiplied.
 ///
 /// # Panics
@@ -80,12 +80,12 @@ pub(super) fn block<S: Registers, N: Numbers, const R: usize, const T: usize, co
     bytes: &[u8],
     cols: usize,
     x: &[f32],
-) -> [[f32; T]; R] {
+) -> [[f32; R]; T] {
     let row_bytes = cols * N::BYTES;
     assert!(bytes.len() == R * row_bytes && x.len() >= T * cols);
     let step = 16 * N::BYTES;
     let whole = cols / 16;
-    let mut sums = [[S::splat(0.0); T]; R];
+    let mut sums = [[S::splat(0.0); R]; T];
     let (mut at, mut at_x) = (bytes.as_ptr(), x.as_ptr().cast::<u8>());
     let mut next = bytes.as_ptr().wrapping_add(bytes.len());
     for _ in 0..whole {
@@ -97,27 +97,27 @@ pub(super) fn block<S: Registers, N: Numbers, const R: usize, const T: usize, co
         }
         // SAFETY: in each row, `whole` steps are in bounds by the assertion above.
         let weights: [S::F; R] = std::array::from_fn(|r| unsafe { N::load::<S>(at.add(r * row_bytes)) });
-        for t in 0..T {
+        for (t, sums) in sums.iter_mut().enumerate() {
             // SAFETY: as above, for the tokens.
             let x = unsafe { S::read(at_x.add(t * cols * size_of::<f32>())) };
-            for r in 0..R {
-                sums[r][t] = S::fma(weights[r], x, sums[r][t]);
+            for (sum, weight) in sums.iter_mut().zip(weights) {
+                *sum = S::fma(weight, x, *sum);
             }
         }
         at = at.wrapping_add(step);
         at_x = at_x.wrapping_add(16 * size_of::<f32>());
     }
     // A short loop of its own: the compiler unrolls it, and the sums never need an address before.
-    let mut partial = [[[0.0f32; 16]; T]; R];
-    for r in 0..R {
-        for t in 0..T {
-            S::store(sums[r][t], &mut partial[r][t]);
+    let mut partial = [[[0.0f32; 16]; R]; T];
+    for (partial, sums) in partial.iter_mut().zip(sums) {
+        for (partial, sum) in partial.iter_mut().zip(sums) {
+            S::store(sum, partial);
         }
     }
     let tail = whole * 16;
-    let mut out = [[0.0f32; T]; R];
-    for (r, (partial, out)) in partial.iter_mut().zip(&mut out).enumerate() {
-        for (t, (partial, out)) in partial.iter_mut().zip(out).enumerate() {
+    let mut out = [[0.0f32; R]; T];
+    for (t, (partial, out)) in partial.iter_mut().zip(&mut out).enumerate() {
+        for (r, (partial, out)) in partial.iter_mut().zip(out).enumerate() {
             for (i, sum) in partial.iter_mut().enumerate().take(cols - tail) {
                 let weight = N::get(&bytes[r * row_bytes + (tail + i) * N::BYTES..]);
                 *sum = weight.mul_add(x[t * cols + tail + i], *sum);

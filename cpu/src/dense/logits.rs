@@ -194,11 +194,9 @@ fn tokens<S: Registers, N: Numbers, const R: usize>(
 fn emit_block<const R: usize, const T: usize>(
     token: usize,
     row: usize,
-    values: [[f32; T]; R],
+    values: [[f32; R]; T],
     sink: &mut impl FnMut(usize, usize, &[f32]),
 ) -> usize {
-    for t in 0..T {
-        sink(token + t, row, &std::array::from_fn::<f32, R, _>(|r| values[r][t]));
-    }
+    values.iter().zip(token..).for_each(|(values, token)| sink(token, row, values));
     T
 }
