@@ -24,6 +24,7 @@ pub mod model;
 pub mod synth;
 pub mod tokenizer;
 
+pub use backend::HeadKind;
 pub use engine::{
     Error, FinishReason, GenerateOptions, Generation, Model, OpenOptions, Sampling, Session, Timings, Token,
 };

@@ -6,6 +6,7 @@ mod common;
 use common::{fixture, read_tensors};
 use sterna::backend::LogitsFor;
 use sterna::engine::Work;
+use sterna::graph::Output;
 use sterna::{Isa, KvType, Model, OpenOptions};
 
 /// Models with every awkward size, and a prompt for each.
@@ -78,7 +79,11 @@ fn company_and_forks_do_not_change_a_bit() {
     // a: the whole prompt; b: the same prompt behind another chunking, in the same passes.
     let collect = |engine: &mut sterna::engine::Engine, work: &[Work<'_>]| {
         let mut rows: Vec<Vec<Vec<f32>>> = vec![Vec::new(); work.len()];
-        engine.forward(work, &mut |item, _, row| rows[item].push(row.to_vec()), None).unwrap();
+        let mut sink = |item: usize, _, output: &mut Output<'_>| {
+            rows[item].push(output.all()?.to_vec());
+            Ok(())
+        };
+        engine.forward(work, &mut sink, None).unwrap();
         rows
     };
     collect(&mut engine, &[Work { sequence: b, tokens: &tokens[..70], logits: LogitsFor::None }]);

@@ -11,6 +11,7 @@ pub mod activation;
 pub mod attention;
 pub mod buffer;
 pub mod dense;
+pub mod head;
 pub mod isa;
 mod kernel;
 pub mod kv;

@@ -326,15 +326,6 @@ impl<'a, T> SharedSlice<'a, T> {
         // SAFETY: in bounds by the check above; exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
-
-    /// Writes element `index`.
-    ///
-    /// # Safety
-    /// As [`SharedSlice::range`].
-    pub(crate) unsafe fn write(&self, index: usize, value: T) {
-        // SAFETY: the caller's promise.
-        unsafe { self.range(index, 1)[0] = value };
-    }
 }
 
 /// Runs `task(row, x[row])` for each row of `x`, `[rows, cols]`, on the threads of `pool`.

@@ -1,6 +1,6 @@
 //! A batch: tokens of several sequences that go through the layers together.
 
-use std::ops::Range;
+use super::Best;
 
 /// Tokens of one sequence in a batch: a chunk of its prompt, or the one token of a decode step.
 #[derive(Clone, Copy, Debug)]
@@ -12,17 +12,19 @@ pub struct BatchSequence<'a> {
     /// Pages of the sequence's key-value cache, enough for all its positions up to the last token.
     pub pages: &'a [u32],
     /// Which of the tokens need logits.
-    pub logits: LogitsFor,
+    pub logits: LogitsFor<'a>,
 }
 
 /// The tokens of a chunk whose logits are wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogitsFor {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LogitsFor<'a> {
     /// None: an inner chunk of a prompt.
     None,
-    /// The last token.
+    /// All logits of the last token.
     Last,
-    /// Every token.
+    /// The best logits of the last token.
+    Best(Best<'a>),
+    /// All logits of every token.
     All,
 }
 
@@ -33,23 +35,28 @@ pub struct Batch<'a> {
     pub sequences: Vec<BatchSequence<'a>>,
 }
 
-impl Batch<'_> {
+impl<'a> Batch<'a> {
     /// Rows of the hidden state.
     pub fn tokens(&self) -> usize {
         self.sequences.iter().map(|s| s.tokens.len()).sum()
     }
 
-    /// Runs of rows that need logits, in order.
-    pub fn outputs(&self) -> impl Iterator<Item = Range<usize>> {
+    /// Rows that need logits, in order, and what is wanted where the best are enough.
+    pub fn outputs(&self) -> impl Iterator<Item = (usize, Option<Best<'a>>)> {
         let mut row = 0;
-        self.sequences.iter().map(move |s| {
+        self.sequences.iter().flat_map(move |s| {
             let rows = row..row + s.tokens.len();
             row = rows.end;
-            match s.logits {
+            let best = match s.logits {
+                LogitsFor::Best(best) => Some(best),
+                _ => None,
+            };
+            let rows = match s.logits {
                 LogitsFor::None => rows.end..rows.end,
-                LogitsFor::Last => rows.end.saturating_sub(1).max(rows.start)..rows.end,
+                LogitsFor::Last | LogitsFor::Best(_) => rows.end.saturating_sub(1).max(rows.start)..rows.end,
                 LogitsFor::All => rows,
-            }
+            };
+            rows.map(move |row| (row, best))
         })
     }
 }
@@ -61,15 +68,17 @@ mod tests {
     #[test]
     fn outputs_are_rows_of_the_whole_batch() {
         let chunk = |tokens, logits| BatchSequence { tokens, position: 0, pages: &[], logits };
+        let best = Best { count: 1, margin: 0.0, also: &[], temperature: None };
         let batch = Batch {
             sequences: vec![
                 chunk(&[1, 2, 3], LogitsFor::None),
                 chunk(&[4, 5], LogitsFor::All),
                 chunk(&[6, 7, 8], LogitsFor::Last),
                 chunk(&[], LogitsFor::Last),
+                chunk(&[9, 10], LogitsFor::Best(best)),
             ],
         };
-        assert_eq!(batch.tokens(), 8);
-        assert_eq!(batch.outputs().flatten().collect::<Vec<_>>(), [3, 4, 7]);
+        assert_eq!(batch.tokens(), 10);
+        assert_eq!(batch.outputs().collect::<Vec<_>>(), [(3, None), (4, None), (7, None), (9, Some(best))]);
     }
 }

@@ -6,13 +6,16 @@
 mod batch;
 pub mod cpu;
 mod error;
+mod outputs;
 
 pub use batch::{Batch, BatchSequence, LogitsFor};
 pub use error::BackendError;
+pub use outputs::{Logits, Outputs};
 
 use std::ops::Range;
 
 use sterna_cpu::AlignedBuf;
+pub use sterna_cpu::head::{Best, Candidates};
 use sterna_cpu::kv::KvType;
 
 use crate::graph::Graph;
@@ -24,6 +27,16 @@ pub struct KvOptions {
     pub kind: KvType,
     /// Pages in each layer, [`sterna_cpu::kv::PAGE_LEN`] positions each.
     pub pages: usize,
+}
+
+/// How the best logits are found. The logits, and so the tokens, are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeadKind {
+    /// By an int8 copy of a head of f16, bf16 or f32; what may be among the best is then multiplied exactly.
+    #[default]
+    Int8,
+    /// By all the exact logits.
+    Exact,
 }
 
 /// Told of progress while weights are packed; called from the loading thread.
@@ -68,7 +81,7 @@ pub trait Stage: Send {
     /// Runs the layers over `batch`.
     ///
     /// `hidden` is `[tokens, hidden]`: written by a stage that holds the embedding, read and overwritten by the others.
-    /// `logits` is `[outputs, vocab]`, written by the stage that holds the head.
+    /// `outputs` is written by the stage that holds the head; it may give all logits where only the best are wanted.
     ///
     /// # Errors
     /// If the device fails. The key-value cache of the batch's positions is then undefined.
@@ -76,8 +89,15 @@ pub trait Stage: Send {
         &mut self,
         batch: &Batch<'_>,
         hidden: &mut AlignedBuf<f32>,
-        logits: &mut AlignedBuf<f32>,
+        outputs: &mut Outputs,
     ) -> Result<(), BackendError>;
+
+    /// Puts all logits in the place of output `output` of the last pass: the best were not enough to choose from. Does
+    /// nothing in a stage that does not hold the head.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn all_logits(&mut self, output: usize, outputs: &mut Outputs) -> Result<(), BackendError>;
 
     /// Copies a page of the key-value cache in every layer (a shared page that a sequence is about to write).
     ///

@@ -129,10 +129,10 @@ fn time(model: &Model, spec: &Spec, limit: Option<usize>) -> Result<f64, Error> 
             let work = |tokens, logits| [Work { sequence, tokens, logits }];
             let mut result = Ok(());
             if !depth.is_empty() {
-                result = engine.forward(&work(depth, LogitsFor::None), &mut |_, _, _| (), None);
+                result = engine.forward(&work(depth, LogitsFor::None), &mut |_, _, _| Ok(()), None);
             }
             let start = Instant::now();
-            let timed = engine.forward(&work(prompt, LogitsFor::Last), &mut |_, _, _| (), None);
+            let timed = engine.forward(&work(prompt, LogitsFor::Last), &mut |_, _, _| Ok(()), None);
             let seconds = start.elapsed().as_secs_f64();
             engine.release(sequence);
             result.and(timed)?;

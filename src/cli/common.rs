@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use sterna::backend::Progress;
-use sterna::{GenerateOptions, Isa, KvType, Layout, Model, OpenOptions, Sampling, Timings};
+use sterna::{GenerateOptions, HeadKind, Isa, KvType, Layout, Model, OpenOptions, Sampling, Timings};
 
 /// How a model is opened.
 #[derive(Args, Clone)]
@@ -34,6 +34,10 @@ pub(super) struct ModelArgs {
     /// Numbers in the key-value cache
     #[arg(long, value_enum, default_value = "f16")]
     kv: KvArg,
+
+    /// How the best logits are found: by an int8 copy of the head, or from all the exact logits. The text is the same
+    #[arg(long, value_enum, default_value = "int8")]
+    head: HeadArg,
 
     /// Prompt tokens computed in one pass
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65_536))]
@@ -69,6 +73,13 @@ pub(super) fn default_threads() -> u16 {
     std::thread::available_parallelism().map_or(1, |n| u16::try_from(n.get()).unwrap_or(u16::MAX))
 }
 
+/// Kinds of head.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum HeadArg {
+    Int8,
+    Exact,
+}
+
 impl ModelArgs {
     /// Opens the model under `path`, with a progress bar when stderr is a terminal and the model is large.
     pub(super) fn open(&self, path: &Path, taps: Vec<Option<usize>>) -> anyhow::Result<Model> {
@@ -78,6 +89,10 @@ impl ModelArgs {
             layout: self.layout,
             context: self.ctx.map(|ctx| ctx as usize),
             kv: self.kv.kind(),
+            head: match self.head {
+                HeadArg::Int8 => HeadKind::Int8,
+                HeadArg::Exact => HeadKind::Exact,
+            },
             chunk: self.chunk as usize,
             placement: self.placement.clone(),
             taps,

@@ -96,6 +96,8 @@ pub struct Generation<'s> {
     pending: Vec<u32>,
     /// The whole sequence, for the repetition penalty.
     history: Vec<u32>,
+    /// Memory for the sampler.
+    recent: Vec<u32>,
     finish: Option<FinishReason>,
     timings: Timings,
 }
@@ -114,6 +116,7 @@ impl<'s> Generation<'s> {
             stream,
             pending: prompt[cached..].to_vec(),
             history: prompt,
+            recent: Vec::new(),
             finish: None,
             timings: Timings { cached_tokens: cached, ..Timings::default() },
             session,
@@ -140,7 +143,8 @@ impl<'s> Generation<'s> {
         let start = Instant::now();
         let id = {
             let (sampler, history) = (&mut self.sampler, &self.history);
-            self.session.forward_last(&self.pending, |logits| sampler.sample(logits, history))?
+            let wanted = sampler.wanted(history, &mut self.recent);
+            self.session.forward_last(&self.pending, wanted, |output| sampler.choose(output, history))?
         };
         let elapsed = start.elapsed();
         if self.timings.generated_tokens == 0 {

@@ -12,4 +12,4 @@ pub use error::Error;
 pub use generate::{FinishReason, GenerateOptions, Generation, Timings, Token};
 pub use model::{Model, OpenOptions, Session};
 pub use sampler::{Sampler, Sampling};
-pub use scheduler::{Engine, SequenceId, Work};
+pub use scheduler::{Engine, SequenceId, Sink, Work};

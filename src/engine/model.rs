@@ -8,9 +8,9 @@ use sterna_cpu::{Isa, Kernels, Layout};
 
 use super::{Engine, Error, GenerateOptions, Generation, Sampling, SequenceId, Work};
 use crate::backend::cpu::CpuBackend;
-use crate::backend::{Backend, KvOptions, LogitsFor, Progress};
+use crate::backend::{Backend, HeadKind, KvOptions, LogitsFor, Progress};
 use crate::format::{Checkpoint, Description};
-use crate::graph::{Executor, Graph, Placement};
+use crate::graph::{Executor, Graph, Output, Placement};
 use crate::model::{ModelConfig, build_graph};
 use crate::tokenizer::{Message, Tokenizer};
 use crate::{demo, tokenizer};
@@ -30,6 +30,8 @@ pub struct OpenOptions {
     pub sequences: usize,
     /// Number type of the key-value cache.
     pub kv: KvType,
+    /// How the best logits are found.
+    pub head: HeadKind,
     /// Tokens of one pass through the layers.
     pub chunk: usize,
     /// Which backend serves which layer, as [`Placement::parse`] reads it.
@@ -47,6 +49,7 @@ impl Default for OpenOptions {
             context: None,
             sequences: 1,
             kv: KvType::F16,
+            head: HeadKind::default(),
             chunk: 512,
             placement: "cpu".into(),
             taps: Vec::new(),
@@ -100,7 +103,7 @@ impl Model {
         let config = graph.config();
         let context = options.context.unwrap_or(config.max_position_embeddings.min(DEFAULT_CONTEXT)).max(1);
         let pages = context.div_ceil(PAGE_LEN) * options.sequences.max(1);
-        let backend = Arc::new(CpuBackend::new(options.threads, options.isa, options.layout)?);
+        let backend = Arc::new(CpuBackend::new(options.threads, options.isa, options.layout)?.with_head(options.head));
         let (description, kernels) = (backend.description(), *backend.kernels());
         let mut placement = Placement::parse(&options.placement, graph.blocks().len())?;
         for tap in &options.taps {
@@ -278,7 +281,11 @@ impl Session {
     /// If the tokens do not fit or are not in the vocabulary, or a device fails.
     pub fn logits(&mut self, tokens: &[u32], mut sink: impl FnMut(usize, &[f32])) -> Result<(), Error> {
         let work = [Work { sequence: self.sequence, tokens, logits: LogitsFor::All }];
-        self.model.engine().forward(&work, &mut |_, token, logits| sink(token, logits), None)
+        self.model.engine().forward(
+            &work,
+            &mut |_, token, output| output.all().map(|row| sink(token, row)).map_err(Error::from),
+            None,
+        )
     }
 
     /// As [`Session::logits`]; `trace` is also given the hidden state, `[tokens, hidden]`, behind each of
@@ -293,23 +300,28 @@ impl Session {
         mut trace: impl FnMut(usize, &[f32]),
     ) -> Result<(), Error> {
         let work = [Work { sequence: self.sequence, tokens, logits: LogitsFor::All }];
-        self.model.engine().forward(&work, &mut |_, token, logits| sink(token, logits), Some(&mut trace))
+        let mut sink = |_: usize, token: usize, output: &mut Output<'_>| {
+            output.all().map(|row| sink(token, row)).map_err(Error::from)
+        };
+        self.model.engine().forward(&work, &mut sink, Some(&mut trace))
     }
 
-    /// Appends `tokens` and gives the logits of the last to `f`.
+    /// Appends `tokens` and gives what the head says about the last to `f`.
     pub(super) fn forward_last<T>(
         &mut self,
         tokens: &[u32],
-        f: impl FnOnce(&[f32]) -> Result<T, Error>,
+        logits: LogitsFor<'_>,
+        f: impl FnOnce(&mut Output<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let work = [Work { sequence: self.sequence, tokens, logits: LogitsFor::Last }];
+        let work = [Work { sequence: self.sequence, tokens, logits }];
         let (mut f, mut result) = (Some(f), Err(Error::EmptyPrompt));
         self.model.engine().forward(
             &work,
-            &mut |_, _, logits| {
+            &mut |_, _, output| {
                 if let Some(f) = f.take() {
-                    result = f(logits);
+                    result = f(output);
                 }
+                Ok(())
             },
             None,
         )?;

@@ -8,6 +8,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use sterna_cpu::math::exp;
 
 use super::Error;
+use crate::backend::{Best, Candidates, Logits, LogitsFor};
+use crate::graph::Output;
 
 /// How tokens are chosen.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,27 +95,96 @@ impl Sampler {
         self.seed
     }
 
+    /// What a choice after `previous` needs to know. `recent` is memory for the tokens that the penalty looks at.
+    pub fn wanted<'a>(&self, previous: &[u32], recent: &'a mut Vec<u32>) -> LogitsFor<'a> {
+        let Sampling { temperature, top_k, top_p, min_p, .. } = self.options;
+        recent.clear();
+        recent.extend_from_slice(penalized(previous, &self.options));
+        recent.sort_unstable();
+        recent.dedup();
+        let best = Best { count: 1, margin: 0.0, also: recent, temperature: None };
+        LogitsFor::Best(match (temperature, top_k) {
+            (0.0, _) => best,
+            (_, 0) if top_p >= 1.0 && min_p <= 0.0 => return LogitsFor::Last,
+            // A weight of min_p is this far from the best; a little more for the rounding of the exponential.
+            (_, 0) => Best {
+                margin: if min_p > 0.0 { temperature * (1e-5 - min_p.ln() * 1.000_01) } else { 0.0 },
+                temperature: (top_p < 1.0).then_some(temperature),
+                ..best
+            },
+            (_, count) => Best { count, ..best },
+        })
+    }
+
+    /// The next token after `previous`, from what [`Sampler::wanted`] asked for; from all logits if that is not enough.
+    ///
+    /// # Errors
+    /// If a logit is not a number, or a backend fails.
+    pub fn choose(&mut self, output: &mut Output<'_>, previous: &[u32]) -> Result<u32, Error> {
+        if let Logits::Best(candidates) = output.logits()
+            && let Some(id) = self.sample_among(candidates, previous)?
+        {
+            return Ok(id);
+        }
+        self.sample(output.all()?, previous)
+    }
+
     /// The next token for `logits`, `[vocab]`, after `previous`.
     ///
     /// # Errors
     /// If a logit is not a number.
     pub fn sample(&mut self, logits: &[f32], previous: &[u32]) -> Result<u32, Error> {
-        if logits.iter().any(|logit| logit.is_nan()) {
+        self.candidates.clear();
+        self.candidates.extend(logits.iter().zip(0..).map(|(&logit, id)| (logit, id)));
+        let choice = self.choose_from(previous, None)?;
+        // With no others there is nothing to be uncertain of; an empty vocabulary has no token but 0.
+        Ok(choice.unwrap_or(0))
+    }
+
+    /// The token that [`Sampler::sample`] would choose, if `candidates` are enough to tell.
+    ///
+    /// # Errors
+    /// If a logit is not a number.
+    pub fn sample_among(&mut self, candidates: &Candidates, previous: &[u32]) -> Result<Option<u32>, Error> {
+        self.candidates.clear();
+        self.candidates.extend(candidates.logits.iter().copied().zip(candidates.ids.iter().copied()));
+        self.choose_from(previous, Some(Others { logit: candidates.rest, mass: candidates.mass }))
+    }
+
+    /// Chooses among the candidates, in the order of their ids; `None` where `others` may have a say.
+    fn choose_from(&mut self, previous: &[u32], others: Option<Others>) -> Result<Option<u32>, Error> {
+        let Sampling { temperature, top_k, top_p, min_p, .. } = self.options;
+        let candidates = &mut self.candidates;
+        if candidates.iter().any(|(logit, _)| logit.is_nan()) {
             return Err(Error::NotANumber);
         }
-        let candidates = &mut self.candidates;
-        candidates.clear();
-        candidates.extend(logits.iter().zip(0..).map(|(&logit, id)| (logit, id)));
         penalize(candidates, previous, &self.options);
-        if self.options.temperature == 0.0 {
-            let best = candidates.iter().min_by(|a, b| by_logit(a, b)).map_or(0, |&(_, id)| id);
-            return Ok(best);
+        if temperature == 0.0 {
+            let best = candidates.iter().min_by(|a, b| by_logit(a, b));
+            return Ok(best.filter(|best| others.is_none_or(|others| best.0 > others.logit)).map(|&(_, id)| id));
         }
-        candidates.iter_mut().for_each(|(logit, _)| *logit /= self.options.temperature);
-        keep_best(candidates, self.options.top_k);
-        let kept = nucleus(candidates, self.options.top_p, self.options.min_p);
-        Ok(draw(&candidates[..kept], uniform(&mut self.rng)))
+        candidates.iter_mut().for_each(|(logit, _)| *logit /= temperature);
+        let mut others = others.map(|others| Others { logit: others.logit / temperature, ..others });
+        if top_k > 0 {
+            keep_best(candidates, top_k);
+            let worst = candidates.iter().map(|c| c.0).fold(f32::INFINITY, f32::min);
+            if others.is_some_and(|others| candidates.len() < top_k || worst <= others.logit) {
+                return Ok(None);
+            }
+            others = None;
+        }
+        let Some(kept) = nucleus(candidates, top_p, min_p, others) else { return Ok(None) };
+        Ok(Some(draw(&candidates[..kept], uniform(&mut self.rng))))
     }
+}
+
+/// What is known of the tokens that are not among the candidates.
+#[derive(Clone, Copy, Debug)]
+struct Others {
+    /// Their logits are below this.
+    logit: f32,
+    /// Bounds of what their weights add up to, relative to that of `logit`.
+    mass: Option<(f64, f64)>,
 }
 
 /// A seed that differs from run to run.
@@ -133,17 +204,23 @@ fn uniform(rng: &mut ChaCha8Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
 }
 
-/// Makes recent tokens less likely, each once.
-fn penalize(candidates: &mut [(f32, u32)], previous: &[u32], options: &Sampling) {
-    if options.repeat_penalty == 1.0 {
-        return;
+/// The tokens that the penalty looks at; some may be there several times.
+fn penalized<'a>(previous: &'a [u32], options: &Sampling) -> &'a [u32] {
+    match options.repeat_penalty == 1.0 {
+        true => &[],
+        false => &previous[previous.len().saturating_sub(options.repeat_last_n)..],
     }
-    let recent = &previous[previous.len().saturating_sub(options.repeat_last_n)..];
+}
+
+/// Makes recent tokens less likely, each once. The candidates are in the order of their ids.
+fn penalize(candidates: &mut [(f32, u32)], previous: &[u32], options: &Sampling) {
+    let recent = penalized(previous, options);
     for (i, &id) in recent.iter().enumerate() {
         if recent[..i].contains(&id) {
             continue;
         }
-        if let Some((logit, _)) = candidates.get_mut(id as usize) {
+        if let Ok(at) = candidates.binary_search_by_key(&id, |c| c.1) {
+            let logit = &mut candidates[at].0;
             *logit = if *logit > 0.0 { *logit / options.repeat_penalty } else { *logit * options.repeat_penalty };
         }
     }
@@ -158,28 +235,52 @@ fn keep_best(candidates: &mut Vec<(f32, u32)>, k: usize) {
 }
 
 /// Turns logits into weights (exp of the distance to the best) and puts the candidates that top-p and min-p keep in
-/// front, the best first; returns how many they are.
-fn nucleus(candidates: &mut [(f32, u32)], top_p: f32, min_p: f32) -> usize {
+/// front, the best first; returns how many they are, or `None` if that depends on `others`.
+fn nucleus(candidates: &mut [(f32, u32)], top_p: f32, min_p: f32, others: Option<Others>) -> Option<usize> {
     let best = candidates.iter().map(|c| c.0).fold(f32::NEG_INFINITY, f32::max);
     candidates.iter_mut().for_each(|(logit, _)| *logit = if *logit == best { 1.0 } else { exp(*logit - best) });
-    if top_p >= 1.0 && min_p <= 0.0 {
-        candidates.sort_unstable_by(by_logit);
-        return candidates.len();
-    }
     // Summed in the order of the ids, which no partial sort has touched yet unless top-k has cut the list short.
     candidates.sort_unstable_by_key(|c| c.1);
     let total: f64 = candidates.iter().map(|c| f64::from(c.0)).sum();
     candidates.sort_unstable_by(by_logit);
-    let mut sum = 0.0;
-    let mut kept = 0;
+    if top_p >= 1.0 && min_p <= 0.0 {
+        return others.is_none().then_some(candidates.len());
+    }
+    // The canonical exponential is right to 2e-7: no other weight is above this.
+    let limit = others.map_or(0.0, |others| exp(others.logit - best) * 1.000_001);
+    let (least, most) = match others {
+        Some(others) if top_p < 1.0 => total_with(total, best, others)?,
+        _ => (total, total),
+    };
+    let (mut sum, mut kept, mut full) = (0.0, 0, false);
     for &(weight, _) in candidates.iter() {
-        if kept > 0 && (sum >= f64::from(top_p) * total || weight < min_p) {
+        if kept > 0 && top_p < 1.0 {
+            full = sum >= f64::from(top_p) * most;
+            if !full && sum >= f64::from(top_p) * least {
+                return None;
+            }
+        }
+        if full || (kept > 0 && weight < min_p) {
             break;
         }
         sum += f64::from(weight);
         kept += 1;
     }
-    kept
+    let certain = others.is_none() || (kept > 0 && candidates[kept - 1].0 > limit && (full || limit < min_p));
+    certain.then_some(kept)
+}
+
+/// Bounds of the sum of all weights, `total` being that of the candidates; `None` if little is certain.
+fn total_with(total: f64, best: f32, others: Others) -> Option<(f64, f64)> {
+    let (least, most) = others.mass?;
+    // How far logits that large may have been rounded when the temperature divided them, with room to spare. Those more
+    // than 100 below the best weigh nothing.
+    let rounding = (f64::from(best.abs()) + 100.0) * 2f64.powi(-20);
+    let unit = f64::from(others.logit - best).exp();
+    // The last factors are for the order of the summation.
+    let least = (total + least * unit * (1.0 - rounding)) * (1.0 - 1e-9);
+    let most = (total + most * unit * (1.0 + rounding)) * (1.0 + 1e-9);
+    (rounding < 0.25).then_some((least, most))
 }
 
 /// The candidate at `point` (0..1) of the summed weights.
@@ -197,6 +298,8 @@ fn draw(candidates: &[(f32, u32)], point: f64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn sampler(options: Sampling) -> Sampler {
@@ -250,6 +353,46 @@ mod tests {
         assert_eq!(greedy.sample(&[2.0, 3.0, -1.0], &[1, 1]).expect("finite"), 0);
         assert_eq!(greedy.sample(&[2.0, 3.0, -1.0], &[1, 2, 2]).expect("finite"), 1);
         assert_eq!(greedy.sample(&[-2.0, -1.0], &[1]).expect("finite"), 0);
+    }
+
+    /// What a stage may answer: some rows exactly, the others bounded.
+    fn candidates(logits: &[f32], floor: f32, also: &[u32], temperature: f32, width: f64) -> Candidates {
+        let is_known = |id: u32, logit: f32| logit >= floor || also.contains(&id);
+        let ids: Vec<u32> = (0..).zip(logits).filter(|&(id, &logit)| is_known(id, logit)).map(|(id, _)| id).collect();
+        let weight = |&(_, &logit): &(u32, &f32)| (f64::from(logit - floor) / f64::from(temperature)).exp();
+        let mass: f64 = (0..).zip(logits).filter(|&(id, &logit)| !is_known(id, logit)).map(|pair| weight(&pair)).sum();
+        Candidates {
+            logits: ids.iter().map(|&id| logits[id as usize]).collect(),
+            ids,
+            rest: floor,
+            mass: Some((mass * (1.0 - width), mass * (1.0 + width))),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3000))]
+        #[test]
+        fn a_choice_among_candidates_is_the_choice_among_all(
+            logits in prop::collection::vec(prop_oneof![4 => -8.0f32..8.0, 1 => Just(3.0f32), 1 => Just(-0.0f32)], 1..200),
+            floor in -8.0f32..8.0,
+            temperature in prop::sample::select(vec![0.0f32, 1e-30, 0.1, 0.7, 1.0, 3.0, 1e30]),
+            top_k in prop::sample::select(vec![0usize, 1, 3, 10]),
+            top_p in prop::sample::select(vec![0.1f32, 0.5, 0.9, 0.999, 1.0]),
+            min_p in prop::sample::select(vec![0.0f32, 1e-3, 0.05, 0.5]),
+            repeat_penalty in prop::sample::select(vec![1.0f32, 1.2, 0.8]),
+            previous in prop::collection::vec(0u32..200, 0..6),
+            width in prop::sample::select(vec![1e-3, 0.5]),
+            seed: u64,
+        ) {
+            let options =
+                Sampling { temperature, top_k, top_p, min_p, repeat_penalty, seed: Some(seed), ..Sampling::default() };
+            let mut sampler = Sampler::new(options).expect("valid options");
+            let also: &[u32] = if repeat_penalty == 1.0 { &[] } else { &previous };
+            let candidates = candidates(&logits, floor, also, temperature, width);
+            let choice = sampler.clone().sample_among(&candidates, &previous).expect("finite");
+            let want = sampler.sample(&logits, &previous).expect("finite");
+            prop_assert!(choice.is_none_or(|id| id == want), "{choice:?} instead of {want}");
+        }
     }
 
     #[test]

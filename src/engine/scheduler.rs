@@ -7,7 +7,7 @@ use sterna_cpu::kv::PAGE_LEN;
 use super::Error;
 use super::kv_cache::PagePool;
 use crate::backend::{Batch, BatchSequence, LogitsFor};
-use crate::graph::{Executor, Trace};
+use crate::graph::{Executor, Output, Trace};
 
 /// A sequence of an [`Engine`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,7 +28,7 @@ pub struct Work<'a> {
     /// The tokens, in order.
     pub tokens: &'a [u32],
     /// Which of them need logits.
-    pub logits: LogitsFor,
+    pub logits: LogitsFor<'a>,
 }
 
 /// Extends sequences by passes through the graph. Several sequences share the paged cache and the passes.
@@ -42,6 +42,9 @@ pub struct Engine {
     context: usize,
     chunk: usize,
 }
+
+/// Takes the index of an item of work, the index of a token in it, and what the head says about that token.
+pub type Sink<'a> = dyn FnMut(usize, usize, &mut Output<'_>) -> Result<(), Error> + 'a;
 
 /// Logits of one pass are kept below this many numbers (64 MiB), whatever the vocabulary.
 const MAX_LOGITS: usize = 1 << 24;
@@ -123,15 +126,15 @@ impl Engine {
     }
 
     /// Appends the tokens of each item of `work` to its sequence; calls `sink` with the item's index, the token's
-    /// index in it and its logits, `[vocab]`, for each token that needs them. Long work is cut into passes.
+    /// index in it and its logits, for each token that needs them. Long work is cut into passes.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary, a sequence or the cache is full, or a backend fails. A sequence then holds
-    /// the tokens of the passes that were finished.
+    /// If the sink fails, a token is not in the vocabulary, a sequence or the cache is full, or a backend fails. A
+    /// sequence then holds the tokens of the passes that were finished.
     pub fn forward(
         &mut self,
         work: &[Work<'_>],
-        sink: &mut dyn FnMut(usize, usize, &[f32]),
+        sink: &mut Sink<'_>,
         mut trace: Option<&mut Trace<'_>>,
     ) -> Result<(), Error> {
         self.check(work)?;
@@ -155,23 +158,25 @@ impl Engine {
                             position: sequence.tokens.len(),
                             pages: &sequence.pages,
                             logits: match work[item].logits {
-                                LogitsFor::Last if !ends => LogitsFor::None,
+                                LogitsFor::Last | LogitsFor::Best(_) if !ends => LogitsFor::None,
                                 other => other,
                             },
                         }
                     })
                     .collect(),
             };
-            let logits = self.executor.forward(&batch, trace.as_deref_mut())?;
-            let mut rows = logits.chunks_exact(self.vocab_size);
+            self.executor.forward(&batch, trace.as_deref_mut())?;
+            let (mut index, mut result) = (0, Ok(()));
             for (chunk, &(item, count)) in batch.sequences.iter().zip(&pass) {
                 let wanted = match chunk.logits {
                     LogitsFor::None => 0..0,
-                    LogitsFor::Last => count - 1..count,
+                    LogitsFor::Last | LogitsFor::Best(_) => count - 1..count,
                     LogitsFor::All => 0..count,
                 };
-                for (token, row) in wanted.zip(&mut rows) {
-                    sink(item, done[item] + token, row);
+                for token in wanted {
+                    let mut output = self.executor.output(index);
+                    result = result.and_then(|()| sink(item, done[item] + token, &mut output));
+                    index += 1;
                 }
             }
             drop(batch);
@@ -182,6 +187,7 @@ impl Engine {
                 }
                 done[item] += count;
             }
+            result?;
         }
     }
 

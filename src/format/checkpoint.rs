@@ -216,7 +216,7 @@ impl Checkpoint {
     /// can still be read.
     pub fn release(&self, name: &str) {
         if let Ok(data) = self.data(name) {
-            data.release();
+            data.release(0..data.len());
         }
     }
 

@@ -101,9 +101,10 @@ impl TensorData {
         Some(TensorData { storage, range })
     }
 
-    /// Tells the system that these bytes are not needed for now.
-    pub(super) fn release(&self) {
-        self.storage.release(&self.range);
+    /// Tells the system that the bytes `range` are not needed for now.
+    pub fn release(&self, range: Range<usize>) {
+        let start = self.range.start;
+        self.storage.release(&(start + range.start..(start + range.end).min(self.range.end)));
     }
 
     /// All bytes of `storage`.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use sterna_cpu::AlignedBuf;
 
 use super::{Graph, Placement};
-use crate::backend::{Backend, BackendError, Batch, KvOptions, Observer, Progress, Stage, StageMemory};
+use crate::backend::{
+    Backend, BackendError, Batch, KvOptions, Logits, Observer, Outputs, Progress, Stage, StageMemory,
+};
 
 /// Sees the hidden state, `[tokens, hidden]`, behind the last layer of each stage.
 pub type Trace<'a> = dyn FnMut(usize, &[f32]) + 'a;
@@ -22,7 +24,7 @@ pub struct ExecutorError {
 pub struct Executor {
     stages: Vec<Box<dyn Stage>>,
     hidden: AlignedBuf<f32>,
-    logits: AlignedBuf<f32>,
+    outputs: Outputs,
 }
 
 impl Executor {
@@ -46,25 +48,34 @@ impl Executor {
             backend.build_stage(graph, std::ops::Range::clone(layers), kv, progress).map_err(error)
         };
         let stages = placement.runs().iter().map(build).collect::<Result<_, _>>()?;
-        Ok(Executor { stages, hidden: AlignedBuf::default(), logits: AlignedBuf::default() })
+        Ok(Executor { stages, hidden: AlignedBuf::default(), outputs: Outputs::default() })
     }
 
-    /// Runs `batch` through all stages; the logits of its outputs, `[outputs, vocab]`.
+    /// Runs `batch` through all stages; [`Executor::output`] then gives the logits of its outputs.
     ///
     /// Token ids must be below the size of the vocabulary, positions below the context of the stages.
     ///
     /// # Errors
     /// If a backend fails; the cache entries of the batch's positions are then undefined.
-    pub fn forward(&mut self, batch: &Batch<'_>, mut trace: Option<&mut Trace<'_>>) -> Result<&[f32], ExecutorError> {
+    pub fn forward(&mut self, batch: &Batch<'_>, mut trace: Option<&mut Trace<'_>>) -> Result<(), ExecutorError> {
         for stage in &mut self.stages {
             stage
-                .forward(batch, &mut self.hidden, &mut self.logits)
+                .forward(batch, &mut self.hidden, &mut self.outputs)
                 .map_err(|source| ExecutorError { backend: stage.backend().to_owned(), source })?;
             if let Some(trace) = &mut trace {
                 trace(stage.layers().end - 1, &self.hidden);
             }
         }
-        Ok(&self.logits)
+        Ok(())
+    }
+
+    /// Output `index` of the last pass.
+    ///
+    /// # Panics
+    /// If the pass had fewer outputs.
+    pub fn output(&mut self, index: usize) -> Output<'_> {
+        assert!(index < self.outputs.len(), "executor: an output of the pass");
+        Output { executor: self, index }
     }
 
     /// Copies a page of the key-value cache in every stage.
@@ -90,6 +101,39 @@ impl Executor {
     /// The stages' layers, backends and memory, in order.
     pub fn stages(&self) -> impl Iterator<Item = (std::ops::Range<usize>, &str, StageMemory)> {
         self.stages.iter().map(|stage| (stage.layers(), stage.backend(), stage.memory()))
+    }
+}
+
+/// What the head says about one token.
+#[derive(Debug)]
+pub struct Output<'a> {
+    executor: &'a mut Executor,
+    index: usize,
+}
+
+impl Output<'_> {
+    /// The logits that were asked for, or more.
+    pub fn logits(&self) -> Logits<'_> {
+        self.executor.outputs.get(self.index)
+    }
+
+    /// All logits, `[vocab]`; computed now if they have not been.
+    ///
+    /// # Errors
+    /// If a backend fails.
+    pub fn all(&mut self) -> Result<&[f32], ExecutorError> {
+        let Executor { stages, outputs, .. } = &mut *self.executor;
+        if matches!(outputs.get(self.index), Logits::Best(_)) {
+            for stage in stages {
+                stage
+                    .all_logits(self.index, outputs)
+                    .map_err(|source| ExecutorError { backend: stage.backend().to_owned(), source })?;
+            }
+        }
+        match self.executor.outputs.get(self.index) {
+            Logits::All(logits) => Ok(logits),
+            Logits::Best(_) => unreachable!("the stage of the head has put them there"),
+        }
     }
 }
 

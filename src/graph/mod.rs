@@ -8,7 +8,7 @@ mod executor;
 mod placement;
 mod spec;
 
-pub use executor::{Executor, ExecutorError, Trace};
+pub use executor::{Executor, ExecutorError, Output, Trace};
 pub use placement::{Placement, PlacementError};
 pub use spec::{AttentionSpec, BlockSpec, FfnSpec, GraphParts, LinearSpec, RowOrder};
 

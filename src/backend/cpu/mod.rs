@@ -1,6 +1,7 @@
 //! The CPU backend: the kernels of `sterna-cpu` over the thread pool.
 
 mod block;
+mod head;
 mod stage;
 
 use std::ops::Range;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 
 use sterna_cpu::{Isa, Kernels, Layout, Pool};
 
-use super::{Backend, BackendError, KvOptions, Progress, Stage};
+use super::{Backend, BackendError, HeadKind, KvOptions, Progress, Stage};
 use crate::graph::Graph;
 
 /// The CPU: an instruction set and a pool of threads.
@@ -16,6 +17,7 @@ use crate::graph::Graph;
 pub struct CpuBackend {
     kernels: Kernels,
     pool: Arc<Pool>,
+    head: HeadKind,
 }
 
 impl CpuBackend {
@@ -34,12 +36,19 @@ impl CpuBackend {
             None => Kernels::get(isa),
         };
         let threads = threads.unwrap_or_else(Pool::default_threads);
-        Ok(CpuBackend { kernels: verified(kernels), pool: Arc::new(Pool::new(threads)) })
+        let pool = Arc::new(Pool::new(threads));
+        Ok(CpuBackend { kernels: verified(kernels), pool, head: HeadKind::default() })
     }
 
     /// The kernels in use.
     pub fn kernels(&self) -> &Kernels {
         &self.kernels
+    }
+
+    /// The same with another kind of head.
+    #[must_use]
+    pub fn with_head(self, head: HeadKind) -> CpuBackend {
+        CpuBackend { head, ..self }
     }
 
     /// The instruction set in use.
@@ -82,6 +91,7 @@ impl Backend for CpuBackend {
         kv: KvOptions,
         progress: &dyn Progress,
     ) -> Result<Box<dyn Stage>, BackendError> {
-        Ok(Box::new(stage::CpuStage::build(self.kernels, Arc::clone(&self.pool), graph, layers, kv, progress)?))
+        let pool = Arc::clone(&self.pool);
+        Ok(Box::new(stage::CpuStage::build(self.kernels, pool, self.head, graph, layers, kv, progress)?))
     }
 }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use sterna_cpu::dense;
 use sterna_cpu::kv::{KvLayer, KvSpan};
-use sterna_cpu::norm::rms_norm;
 use sterna_cpu::rope::{Rope, RopeRows};
 use sterna_cpu::{AlignedBuf, Kernels, Pool};
 
 use super::block::{BlockContext, CpuBlock, Scratch};
-use crate::backend::{BackendError, Batch, KvOptions, Observer, Progress, Stage, StageMemory};
+use super::head::CpuHead;
+use crate::backend::{BackendError, Batch, HeadKind, KvOptions, Observer, Outputs, Progress, Stage, StageMemory};
 use crate::format::DenseTensor;
 use crate::graph::{Graph, Layer};
 use crate::model::ModelConfig;
@@ -27,25 +27,18 @@ pub(super) struct CpuStage {
     layers: Range<usize>,
     embed: Option<DenseTensor>,
     blocks: Vec<CpuBlock>,
-    head: Option<Head>,
+    head: Option<CpuHead>,
     rope: Rope,
     rope_rows: RopeRows,
     scratch: Scratch,
     observer: Option<Box<dyn Observer>>,
 }
 
-/// Final norm and vocabulary matrix.
-struct Head {
-    norm: Vec<f32>,
-    weight: DenseTensor,
-    normed: AlignedBuf<f32>,
-    scratch: AlignedBuf<f32>,
-}
-
 impl CpuStage {
     pub(super) fn build(
         kernels: Kernels,
         pool: Arc<Pool>,
+        head_kind: HeadKind,
         graph: &Graph,
         layers: Range<usize>,
         kv: KvOptions,
@@ -61,14 +54,7 @@ impl CpuStage {
                     blocks.push(CpuBlock::build(graph, number, spec, kernels.layout(), cache)?);
                     progress.advance(graph.block_bytes(number));
                 }
-                Layer::Head => {
-                    head = Some(Head {
-                        norm: graph.final_norm()?,
-                        weight: graph.head()?,
-                        normed: AlignedBuf::default(),
-                        scratch: AlignedBuf::default(),
-                    });
-                }
+                Layer::Head => head = Some(CpuHead::build(kernels.isa(), head_kind, graph)?),
             }
         }
         let rope = Rope::new(config.head_dim, config.rope_theta, &config.rope_scaling);
@@ -101,7 +87,7 @@ impl Stage for CpuStage {
         &mut self,
         batch: &Batch<'_>,
         hidden: &mut AlignedBuf<f32>,
-        logits: &mut AlignedBuf<f32>,
+        outputs: &mut Outputs,
     ) -> Result<(), BackendError> {
         if let Some(embed) = &self.embed {
             hidden.resize(batch.tokens() * self.config.hidden_size);
@@ -129,7 +115,14 @@ impl Stage for CpuStage {
             block.forward(&mut context, &mut self.scratch, hidden);
         }
         if let Some(head) = &mut self.head {
-            head.forward(&self.kernels, &self.pool, &self.config, batch, hidden, logits);
+            head.forward(&self.pool, batch, hidden, outputs);
+        }
+        Ok(())
+    }
+
+    fn all_logits(&mut self, output: usize, outputs: &mut Outputs) -> Result<(), BackendError> {
+        if let Some(head) = &mut self.head {
+            head.all_logits(&self.pool, output, outputs);
         }
         Ok(())
     }
@@ -148,30 +141,8 @@ impl Stage for CpuStage {
     fn memory(&self) -> StageMemory {
         StageMemory {
             weights: self.blocks.iter().map(CpuBlock::weight_bytes).sum(),
-            head: self.head.as_ref().map_or(0, |head| head.weight.data.len() as u64),
+            head: self.head.as_ref().map_or(0, CpuHead::bytes_read),
             kv_cache: self.blocks.iter().map(CpuBlock::kv_bytes).sum(),
         }
-    }
-}
-
-impl Head {
-    fn forward(
-        &mut self,
-        kernels: &Kernels,
-        pool: &Pool,
-        config: &ModelConfig,
-        batch: &Batch<'_>,
-        hidden: &[f32],
-        logits: &mut AlignedBuf<f32>,
-    ) {
-        let width = config.hidden_size;
-        let rows = batch.outputs().map(|rows| rows.len()).sum::<usize>();
-        self.normed.resize(rows * width);
-        let sources = batch.outputs().flatten().map(|row| &hidden[row * width..(row + 1) * width]);
-        for (source, normed) in sources.zip(self.normed.chunks_exact_mut(width)) {
-            rms_norm(kernels.isa(), source, &self.norm, config.rms_norm_eps, normed);
-        }
-        logits.resize(rows * config.vocab_size);
-        dense::logits(pool, kernels.isa(), self.weight.matrix(), &self.normed, &mut self.scratch, logits);
     }
 }

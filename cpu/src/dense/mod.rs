@@ -1,8 +1,12 @@
 //! Dense matrices (embedding, head) read as the file holds them.
 
-use crate::buffer::AlignedBuf;
-use crate::pool::{Pool, SharedSlice};
-use crate::simd::{Lanes, dot, lanes, per_isa, reduce};
+mod dot;
+mod logits;
+pub(crate) mod registers;
+
+pub use logits::{logits, logits_of_rows};
+
+use crate::simd::{Lanes, per_isa};
 
 /// Number types of dense matrices. The block formats are ggml's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -169,105 +173,4 @@ fn u16s(bytes: &[u8]) -> [u16; 16] {
         *out = u16::from_le_bytes([b[0], b[1]]);
     }
     out
-}
-
-/// Bytes of a chunk of rows that one task reads.
-const CHUNK_BYTES: usize = 128 << 10;
-
-/// `out = x · matrixᵀ`: `x` is `[tokens, cols]`, `out` `[tokens, rows]`, in the canonical order of a dot product.
-/// `scratch` is memory for widened rows, kept between calls.
-///
-/// # Panics
-/// If the lengths do not agree.
-pub fn logits(
-    pool: &Pool,
-    isa: crate::Isa,
-    matrix: DenseMatrix<'_>,
-    x: &[f32],
-    scratch: &mut AlignedBuf<f32>,
-    out: &mut [f32],
-) {
-    let DenseMatrix { ty, rows, cols, bytes } = matrix;
-    let row_bytes = ty.row_bytes(cols).unwrap_or(0);
-    assert_eq!(bytes.len(), rows * row_bytes, "dense: bytes of the matrix");
-    let tokens = x.len() / cols;
-    assert!(x.len() == tokens * cols && out.len() == tokens * rows, "dense: x and out have a row per token");
-    let chunk = (CHUNK_BYTES / row_bytes).clamp(4, rows.div_ceil(pool.threads() * 4).max(4));
-    scratch.resize(pool.threads() * cols);
-    let (shared, memory) = (SharedSlice::new(out), SharedSlice::new(scratch));
-    pool.run_with_slot(rows.div_ceil(chunk), &|task, slot| {
-        let first = task * chunk;
-        let count = chunk.min(rows - first);
-        let bytes = &bytes[first * row_bytes..(first + count) * row_bytes];
-        // SAFETY: a slot belongs to one thread at a time.
-        let row_memory = unsafe { memory.range(slot * cols, cols) };
-        rows_of_logits(isa, ty, bytes, row_memory, x, &mut |token, row, value| {
-            // SAFETY: each row belongs to one task.
-            unsafe { shared.write(token * rows + first + row, value) };
-        });
-    });
-}
-
-per_isa! {
-    /// The logits of a chunk of rows, handed to `sink` as (token, row, value).
-    fn rows_of_logits(
-        ty: DenseType,
-        bytes: &[u8],
-        row_memory: &mut [f32],
-        x: &[f32],
-        sink: &mut dyn FnMut(usize, usize, f32),
-    ) = rows_of_logits_body;
-}
-
-#[inline(always)]
-fn rows_of_logits_body<S: Lanes>(
-    ty: DenseType,
-    bytes: &[u8],
-    row_memory: &mut [f32],
-    x: &[f32],
-    sink: &mut dyn FnMut(usize, usize, f32),
-) {
-    let cols = row_memory.len();
-    let row_bytes = ty.row_bytes(cols).unwrap_or(0);
-    // One token and whole registers: four rows are multiplied as they are read.
-    if x.len() == cols && cols.is_multiple_of(16) && matches!(ty, DenseType::F16 | DenseType::Bf16) {
-        let mut groups = bytes.chunks_exact(4 * row_bytes);
-        for (group, bytes) in groups.by_ref().enumerate() {
-            let sums = match ty {
-                DenseType::F16 => four_rows(bytes, row_bytes, x, |b| S::from_f16(&u16s(b))),
-                _ => four_rows(bytes, row_bytes, x, |b| u16s(b).map(|b| f32::from_bits(u32::from(b) << 16))),
-            };
-            for (row, sum) in sums.into_iter().enumerate() {
-                sink(0, group * 4 + row, sum);
-            }
-        }
-        let done = bytes.len() / row_bytes / 4 * 4;
-        for (row, bytes) in groups.remainder().chunks_exact(row_bytes).enumerate() {
-            dequantize_row_body::<S>(ty, bytes, row_memory);
-            sink(0, done + row, dot(row_memory, x));
-        }
-        return;
-    }
-    for (row, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
-        dequantize_row_body::<S>(ty, bytes, row_memory);
-        for (token, x) in x.chunks_exact(cols).enumerate() {
-            sink(token, row, dot(row_memory, x));
-        }
-    }
-}
-
-/// Dot products of four rows with `x`, each in the canonical order; `widen` reads 16 numbers.
-#[inline(always)]
-fn four_rows(bytes: &[u8], row_bytes: usize, x: &[f32], widen: impl Fn(&[u8]) -> [f32; 16]) -> [f32; 4] {
-    let mut sums = [[0.0f32; 16]; 4];
-    for (k, x) in x.chunks_exact(16).enumerate() {
-        let x = lanes(x);
-        for (row, sum) in sums.iter_mut().enumerate() {
-            let weights = widen(&bytes[row * row_bytes + k * 32..][..32]);
-            for i in 0..16 {
-                sum[i] = weights[i].mul_add(x[i], sum[i]);
-            }
-        }
-    }
-    sums.map(reduce)
 }

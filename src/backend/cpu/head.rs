@@ -1,0 +1,107 @@
+//! The head on the CPU: final norm, vocabulary matrix, and which of the logits are computed.
+
+use sterna_cpu::dense::{self, DenseMatrix};
+use sterna_cpu::head::{Candidates, Finder, Head, Int8Rows};
+use sterna_cpu::norm::rms_norm;
+use sterna_cpu::{AlignedBuf, Isa, Pool};
+
+use crate::backend::outputs::{Entry, Outputs};
+use crate::backend::{BackendError, Batch, HeadKind};
+use crate::format::DenseTensor;
+use crate::graph::Graph;
+
+/// Final norm, vocabulary matrix and, for a head of floats, its int8 copy.
+pub(super) struct CpuHead {
+    isa: Isa,
+    norm: Vec<f32>,
+    eps: f32,
+    weight: DenseTensor,
+    copy: Option<Int8Rows>,
+    finder: Finder,
+    /// Inputs of the last pass, those of full outputs first.
+    normed: AlignedBuf<f32>,
+    /// Row of `normed` for each output.
+    rows: Vec<usize>,
+    scratch: AlignedBuf<f32>,
+}
+
+impl CpuHead {
+    /// Reads the head of `graph` and, unless the exact one is asked for, makes the copy.
+    pub(super) fn build(isa: Isa, kind: HeadKind, graph: &Graph) -> Result<CpuHead, BackendError> {
+        let weight = graph.head()?;
+        let copy = (kind == HeadKind::Int8 && Int8Rows::suits(weight.ty))
+            .then(|| Int8Rows::pack(isa, weight.matrix(), |range| weight.data.release(range)));
+        Ok(CpuHead {
+            isa,
+            norm: graph.final_norm()?,
+            eps: graph.config().rms_norm_eps,
+            weight,
+            copy,
+            finder: Finder::default(),
+            normed: AlignedBuf::default(),
+            rows: Vec::new(),
+            scratch: AlignedBuf::default(),
+        })
+    }
+
+    /// The outputs of `batch`, whose rows of the hidden state are `hidden`.
+    pub(super) fn forward(&mut self, pool: &Pool, batch: &Batch<'_>, hidden: &[f32], outputs: &mut Outputs) {
+        let (vocab, width) = (self.weight.rows, self.norm.len());
+        let has_copy = self.copy.is_some();
+        let wanted = || batch.outputs().map(|(row, best)| (row, best.filter(|best| has_copy && best.is_few(vocab))));
+        let full = wanted().filter(|(_, best)| best.is_none()).count();
+        outputs.clear(vocab);
+        self.rows.clear();
+        let mut best = 0;
+        for (output, (_, wanted)) in wanted().enumerate() {
+            if wanted.is_some() {
+                outputs.push(Entry::Best(best));
+                self.rows.push(full + best);
+                best += 1;
+            } else {
+                outputs.push(Entry::Full(output - best));
+                self.rows.push(output - best);
+            }
+        }
+        self.normed.resize(self.rows.len() * width);
+        for ((row, _), &to) in wanted().zip(&self.rows) {
+            let normed = &mut self.normed[to * width..][..width];
+            rms_norm(self.isa, &hidden[row * width..][..width], &self.norm, self.eps, normed);
+        }
+        let (for_full, for_best) = self.normed.split_at(full * width);
+        outputs.full.resize(full * vocab);
+        if full > 0 {
+            dense::logits(pool, self.isa, self.weight.matrix(), for_full, &mut self.scratch, &mut outputs.full);
+        }
+        let Some(copy) = self.copy.as_ref().filter(|_| best > 0) else { return };
+        let head = Head { pool, isa: self.isa, matrix: self.weight.matrix(), copy };
+        if outputs.candidates.len() < best {
+            outputs.candidates.resize_with(best, Candidates::default);
+        }
+        self.finder.bound(head, for_best.chunks_exact(width));
+        let wanted = wanted().enumerate().filter_map(|(output, (_, best))| Some((output, best?)));
+        for ((token, x), (output, wanted)) in for_best.chunks_exact(width).enumerate().zip(wanted) {
+            if !self.finder.best(head, token, x, &wanted, &mut outputs.candidates[token]) {
+                all(pool, self.isa, head.matrix, x, &mut self.scratch, outputs.make_full(output));
+            }
+        }
+    }
+
+    /// Puts all logits in the place of output `output` of the last pass.
+    pub(super) fn all_logits(&mut self, pool: &Pool, output: usize, outputs: &mut Outputs) {
+        let width = self.norm.len();
+        let x = &self.normed[self.rows[output] * width..][..width];
+        all(pool, self.isa, self.weight.matrix(), x, &mut self.scratch, outputs.make_full(output));
+    }
+
+    /// Bytes that are read for a token.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.copy.as_ref().map_or(self.weight.data.len(), Int8Rows::bytes) as u64
+    }
+}
+
+/// All logits of one token.
+fn all(pool: &Pool, isa: Isa, matrix: DenseMatrix<'_>, x: &[f32], scratch: &mut AlignedBuf<f32>, out: &mut [f32]) {
+    tracing::debug!("the best logits were not enough: computing all");
+    dense::logits(pool, isa, matrix, x, scratch, out);
+}
