@@ -23,11 +23,12 @@ pub mod graph;
 pub mod model;
 pub mod synth;
 pub mod tokenizer;
+pub mod tune;
 
 pub use backend::HeadKind;
 pub use engine::{
     Error, FinishReason, GenerateOptions, Generation, Model, OpenOptions, Sampling, Session, Timings, Token,
 };
 pub use sterna_cpu::kv::KvType;
-pub use sterna_cpu::{Isa, Layout};
+pub use sterna_cpu::{Isa, Layout, Tuning};
 pub use tokenizer::Message;

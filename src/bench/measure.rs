@@ -11,6 +11,7 @@ use super::spec::PROMPT;
 use super::{Machine, Options, Rate, Report, Row, Spec, Test};
 use crate::backend::LogitsFor;
 use crate::engine::Work;
+use crate::tune;
 use crate::{Error, GenerateOptions, Model, OpenOptions};
 
 /// Memory that the bandwidth is measured with: far beyond all caches.
@@ -72,6 +73,7 @@ fn opened(open: &mut Vec<(Spec, Model)>, options: &Options, spec: &Spec) -> Resu
             threads: Some(spec.threads),
             isa: Some(spec.isa),
             layout: spec.layout,
+            tuning: options.tuning,
             kv: spec.kv,
             context: Some(options.context()),
             ..OpenOptions::default()
@@ -178,7 +180,7 @@ impl Limits {
     }
 
     fn machine(&self, specs: &[Spec], results: &[Vec<Repetition>]) -> Machine {
-        let mut machine = Machine { cpu: cpu_name(), cores: Pool::default_threads(), ..Machine::default() };
+        let mut machine = Machine { cpu: tune::cpu_name(), cores: Pool::default_threads(), ..Machine::default() };
         for (&threads, pool) in &self.pools {
             let generations = specs
                 .iter()
@@ -201,15 +203,6 @@ impl Limits {
         }
         machine
     }
-}
-
-/// The name that the processor gives itself.
-fn cpu_name() -> String {
-    let what = sysinfo::RefreshKind::nothing().with_cpu(sysinfo::CpuRefreshKind::nothing());
-    let name = sysinfo::System::new_with_specifics(what)
-        .ok()
-        .and_then(|system| Some(system.cpus().first()?.brand().trim().to_owned()));
-    name.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
 
 /// The row of repetitions in one state of the machine.

@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use sterna_cpu::Isa;
-use sterna_cpu::Layout;
 use sterna_cpu::kv::KvType;
+use sterna_cpu::{Isa, Layout, Tuning};
 
 use crate::format::{Encoding, FormatError};
 use crate::synth::{self, Shape};
@@ -98,6 +97,8 @@ pub struct Options {
     pub isas: Vec<Isa>,
     /// Layouts of the weights; `None` for the best one for the instruction set.
     pub layouts: Vec<Option<Layout>>,
+    /// What suits the machine.
+    pub tuning: Tuning,
     /// Number types of the cache.
     pub kvs: Vec<KvType>,
     /// How often each combination is measured.

@@ -8,9 +8,10 @@ use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use sterna::bench::{self, ModelSource, Options, Report, Row, Test};
+use sterna::tune::Tuned;
 use sterna::{Isa, Layout};
 
-use super::common::{self, KvArg};
+use super::common::{self, KvArg, TuningArgs};
 use super::synth;
 
 /// Arguments of `sterna bench`.
@@ -52,6 +53,9 @@ pub(super) struct Args {
     /// Layouts of the weights [default: the best for the instruction set]
     #[arg(long, value_delimiter = ',')]
     layout: Vec<Layout>,
+
+    #[command(flatten)]
+    tuning: TuningArgs,
 
     /// Numbers in the key-value cache
     #[arg(long, value_enum, value_delimiter = ',', default_value = "f16")]
@@ -100,6 +104,10 @@ fn options(args: Args) -> anyhow::Result<Options> {
     if tests.iter().any(|test| *test == Test::Generate(1)) {
         bail!("-n 1 generates nothing beside the prompt's token: use 2 at least");
     }
+    let isas = if args.isa.is_empty() { vec![Isa::from_env()?] } else { args.isa };
+    // What was tuned is for one instruction set.
+    let tuned = if let [isa] = isas[..] { common::tuned(isa) } else { None };
+    let layout = tuned.as_ref().and_then(Tuned::layout);
     let threads = if args.threads.is_empty() { vec![common::default_threads()] } else { args.threads };
     let models = if args.models.is_empty() { vec![sterna::demo::NAME.into()] } else { args.models };
     Ok(Options {
@@ -107,8 +115,9 @@ fn options(args: Args) -> anyhow::Result<Options> {
         tests,
         depths: args.depth,
         threads: threads.into_iter().map(usize::from).collect(),
-        isas: if args.isa.is_empty() { vec![Isa::from_env()?] } else { args.isa },
-        layouts: if args.layout.is_empty() { vec![None] } else { args.layout.into_iter().map(Some).collect() },
+        isas,
+        layouts: if args.layout.is_empty() { vec![layout] } else { args.layout.into_iter().map(Some).collect() },
+        tuning: args.tuning.over(tuned.as_ref()),
         kvs: args.kv.into_iter().map(KvArg::kind).collect(),
         repetitions: args.repetitions.into(),
     })

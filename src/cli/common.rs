@@ -8,7 +8,8 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use sterna::backend::Progress;
-use sterna::{GenerateOptions, HeadKind, Isa, KvType, Layout, Model, OpenOptions, Sampling, Timings};
+use sterna::tune::Tuned;
+use sterna::{GenerateOptions, HeadKind, Isa, KvType, Layout, Model, OpenOptions, Sampling, Timings, Tuning};
 
 /// How a model is opened.
 #[derive(Args, Clone)]
@@ -31,6 +32,9 @@ pub(super) struct ModelArgs {
     #[arg(long, env = "STERNA_LAYOUT", hide_env_values = true)]
     layout: Option<Layout>,
 
+    #[command(flatten)]
+    tuning: TuningArgs,
+
     /// Numbers in the key-value cache
     #[arg(long, value_enum, default_value = "f16")]
     kv: KvArg,
@@ -46,6 +50,52 @@ pub(super) struct ModelArgs {
     /// Which backend serves which layer: a name, or a map such as embed=cpu,0-9=cpu,10-=cpu,head=cpu
     #[arg(long, default_value = "cpu")]
     placement: String,
+}
+
+/// What `sterna tune` finds, set by hand. No value changes what a model says.
+#[derive(Args, Clone, Copy)]
+pub(super) struct TuningArgs {
+    /// How far ahead of use weights are fetched [default: as tuned, or 8192]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
+    prefetch: Option<u32>,
+
+    /// Weights that a thread takes at a time when few tokens are computed [default: as tuned, or 65536]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(64..=1 << 30))]
+    task_bytes: Option<u32>,
+
+    /// Activations that meet a thread's weights before the next ones do [default: as tuned, or 524288]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(64..=1 << 30))]
+    block_bytes: Option<u32>,
+}
+
+impl TuningArgs {
+    /// The options, then the file's settings, then the defaults.
+    pub(super) fn over(self, tuned: Option<&Tuned>) -> Tuning {
+        let base = tuned.map_or_else(Tuning::default, Tuned::tuning);
+        let or = |given: Option<u32>, base| given.map_or(base, |given| given as usize);
+        Tuning {
+            prefetch: or(self.prefetch, base.prefetch),
+            task_bytes: or(self.task_bytes, base.task_bytes),
+            block_bytes: or(self.block_bytes, base.block_bytes),
+        }
+    }
+}
+
+/// The file that `sterna tune` writes: `STERNA_TUNING`, or one in the user's folder for settings. An empty `STERNA_TUNING`
+/// means none.
+pub(super) fn tuning_file() -> Option<PathBuf> {
+    match std::env::var_os("STERNA_TUNING") {
+        Some(file) => Some(PathBuf::from(file)).filter(|file| !file.as_os_str().is_empty()),
+        None => Some(directories::ProjectDirs::from("", "", "sterna")?.config_dir().join("tuning.json")),
+    }
+}
+
+/// What `sterna tune` found for this machine and instruction set. A file that cannot be used is a warning.
+pub(super) fn tuned(isa: Isa) -> Option<Tuned> {
+    Tuned::load(&tuning_file()?, isa).unwrap_or_else(|error| {
+        tracing::warn!("{error}");
+        None
+    })
 }
 
 /// Number types of the key-value cache.
@@ -83,10 +133,14 @@ enum HeadArg {
 impl ModelArgs {
     /// Opens the model under `path`, with a progress bar when stderr is a terminal and the model is large.
     pub(super) fn open(&self, path: &Path, taps: Vec<Option<usize>>) -> anyhow::Result<Model> {
+        let isa = self.isa.map_or_else(Isa::from_env, Ok)?;
+        let tuned = tuned(isa);
+        let tuned = tuned.as_ref();
         let options = OpenOptions {
-            threads: self.threads.map(usize::from),
-            isa: self.isa,
-            layout: self.layout,
+            threads: self.threads.map(usize::from).or(tuned.map(|tuned| tuned.threads)),
+            isa: Some(isa),
+            layout: self.layout.or(tuned.and_then(Tuned::layout)),
+            tuning: self.tuning.over(tuned),
             context: self.ctx.map(|ctx| ctx as usize),
             kv: self.kv.kind(),
             head: match self.head {

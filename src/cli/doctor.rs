@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use serde::Serialize;
-use sterna::{Isa, Layout};
+use sterna::{Isa, Layout, tune};
 use sterna_cpu::{Kernels, Pool, machine};
-use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 /// Arguments of `sterna doctor`.
 #[derive(clap::Args)]
@@ -57,14 +57,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
 
 impl Findings {
     fn gather() -> anyhow::Result<Findings> {
-        let what = RefreshKind::nothing()
-            .with_cpu(CpuRefreshKind::nothing())
-            .with_memory(MemoryRefreshKind::nothing().with_ram());
+        let what = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
         let system = System::new_with_specifics(what)?;
         let isa = Isa::from_env()?;
         let (one, all) = (Pool::new(1), Pool::new(Pool::default_threads()));
         let mut findings = Findings {
-            cpu: system.cpus().first().map_or_else(String::new, |cpu| cpu.brand().trim().to_owned()),
+            cpu: tune::cpu_name(),
             cores: all.threads(),
             memory_total: system.total_memory(),
             memory_available: system.available_memory(),

@@ -9,6 +9,7 @@ mod inspect;
 mod logits;
 mod run;
 mod synth;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -50,6 +51,8 @@ enum Command {
     Bench(bench::Args),
     /// Check this machine: kernels, memory, settings; say what would make it faster
     Doctor(doctor::Args),
+    /// Measure what suits this machine (threads, layout, prefetch, task sizes) and keep it for later runs
+    Tune(tune::Args),
     /// Write a random model of a given shape, for benchmarks
     Synth(synth::Args),
     /// Print the completion script of a shell
@@ -74,6 +77,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Logits(args) => logits::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Tune(args) => tune::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Completions(args) => completions::run(args),
     };

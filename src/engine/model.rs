@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sterna_cpu::kv::{KvType, PAGE_LEN};
-use sterna_cpu::{Isa, Kernels, Layout};
+use sterna_cpu::{Isa, Kernels, Layout, Tuning};
 
 use super::{Engine, Error, GenerateOptions, Generation, Sampling, SequenceId, Work};
-use crate::backend::cpu::CpuBackend;
+use crate::backend::cpu::{CpuBackend, CpuOptions};
 use crate::backend::{Backend, HeadKind, KvOptions, LogitsFor, Progress};
 use crate::format::{Checkpoint, Description};
 use crate::graph::{Executor, Graph, Output, Placement};
@@ -24,6 +24,8 @@ pub struct OpenOptions {
     pub isa: Option<Isa>,
     /// Layout of the packed weights; `None` for the best one for the instruction set.
     pub layout: Option<Layout>,
+    /// What suits this machine; see [`crate::tune`].
+    pub tuning: Tuning,
     /// Positions of one sequence; `None` for what the model was trained for, at most 8192.
     pub context: Option<usize>,
     /// Sequences that fit into the key-value cache at full length.
@@ -46,6 +48,7 @@ impl Default for OpenOptions {
             threads: None,
             isa: None,
             layout: None,
+            tuning: Tuning::default(),
             context: None,
             sequences: 1,
             kv: KvType::F16,
@@ -103,7 +106,13 @@ impl Model {
         let config = graph.config();
         let context = options.context.unwrap_or(config.max_position_embeddings.min(DEFAULT_CONTEXT)).max(1);
         let pages = context.div_ceil(PAGE_LEN) * options.sequences.max(1);
-        let backend = Arc::new(CpuBackend::new(options.threads, options.isa, options.layout)?.with_head(options.head));
+        let backend = Arc::new(CpuBackend::new(CpuOptions {
+            threads: options.threads,
+            isa: options.isa,
+            layout: options.layout,
+            head: options.head,
+            tuning: options.tuning,
+        })?);
         let (description, kernels) = (backend.description(), *backend.kernels());
         let mut placement = Placement::parse(&options.placement, graph.blocks().len())?;
         for tap in &options.taps {

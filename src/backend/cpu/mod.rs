@@ -7,10 +7,25 @@ mod stage;
 use std::ops::Range;
 use std::sync::Arc;
 
-use sterna_cpu::{Isa, Kernels, Layout, Pool};
+use sterna_cpu::{Isa, Kernels, Layout, Pool, Tuning};
 
 use super::{Backend, BackendError, HeadKind, KvOptions, Progress, Stage};
 use crate::graph::Graph;
+
+/// How the CPU is used.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuOptions {
+    /// Threads; `None` for one per core.
+    pub threads: Option<usize>,
+    /// Instruction set; `None` for `STERNA_ISA` or the best one of the machine.
+    pub isa: Option<Isa>,
+    /// Layout of the packed weights; `None` for the best one for the instruction set.
+    pub layout: Option<Layout>,
+    /// How the best logits are found.
+    pub head: HeadKind,
+    /// What suits this machine.
+    pub tuning: Tuning,
+}
 
 /// The CPU: an instruction set and a pool of threads.
 #[derive(Debug)]
@@ -21,34 +36,27 @@ pub struct CpuBackend {
 }
 
 impl CpuBackend {
-    /// The CPU with `threads` threads (all cores if `None`) and the kernels of `isa` (`STERNA_ISA`, or the best that
-    /// the machine has, if `None`) for `layout` (the best for the instruction set, if `None`).
+    /// The CPU as the options say.
     ///
     /// # Errors
     /// If the instruction set is unknown or absent.
-    pub fn new(threads: Option<usize>, isa: Option<Isa>, layout: Option<Layout>) -> Result<CpuBackend, BackendError> {
-        let isa = match isa {
+    pub fn new(options: CpuOptions) -> Result<CpuBackend, BackendError> {
+        let isa = match options.isa {
             Some(isa) => isa.require()?,
             None => Isa::from_env()?,
         };
-        let kernels = match layout {
+        let kernels = match options.layout {
             Some(layout) => Kernels::with(isa, layout),
             None => Kernels::get(isa),
         };
-        let threads = threads.unwrap_or_else(Pool::default_threads);
+        let threads = options.threads.unwrap_or_else(Pool::default_threads);
         let pool = Arc::new(Pool::new(threads));
-        Ok(CpuBackend { kernels: verified(kernels), pool, head: HeadKind::default() })
+        Ok(CpuBackend { kernels: verified(kernels).tuned(options.tuning), pool, head: options.head })
     }
 
     /// The kernels in use.
     pub fn kernels(&self) -> &Kernels {
         &self.kernels
-    }
-
-    /// The same with another kind of head.
-    #[must_use]
-    pub fn with_head(self, head: HeadKind) -> CpuBackend {
-        CpuBackend { head, ..self }
     }
 
     /// The instruction set in use.
