@@ -12,7 +12,7 @@
 use std::time::Instant;
 
 use sterna_cpu::machine::{Int8Probe, ReadProbe, barrier_ns, median};
-use sterna_cpu::{Activations, Isa, Kernels, Layout, LinearJob, Pool, TernaryMatrix, linear};
+use sterna_cpu::{Activations, Isa, Kernels, Layout, LinearJob, Pool, TernaryMatrix, Tuning, linear};
 
 /// Bytes of all matrices that are read in turn from memory.
 const DRAM_BYTES: usize = 192 << 20;
@@ -26,6 +26,7 @@ struct Options {
     threads: Vec<usize>,
     from: Vec<String>,
     rounds: usize,
+    tuning: Tuning,
 }
 
 impl Options {
@@ -38,6 +39,7 @@ impl Options {
             threads: vec![1, Pool::default_threads()],
             from: vec!["dram".into(), "cache".into()],
             rounds: 5,
+            tuning: Tuning::default(),
         };
         options.threads.dedup();
         for arg in std::env::args().skip(1) {
@@ -58,8 +60,13 @@ impl Options {
                 "tokens" => options.tokens = numbers(),
                 "threads" => options.threads = numbers(),
                 "from" => options.from = list().map(str::to_owned).collect(),
+                "prefetch" => options.tuning.prefetch = value.parse().expect("bytes"),
+                "task" => options.tuning.task_bytes = value.parse().expect("bytes"),
+                "block" => options.tuning.block_bytes = value.parse().expect("bytes"),
                 "rounds" => options.rounds = value.parse().expect("a number"),
-                _ => panic!("unknown option {key:?}: isa, layout, shape, tokens, threads, from, rounds"),
+                _ => panic!(
+                    "unknown option {key:?}: isa, layout, shape, tokens, threads, from, rounds, prefetch, task, block"
+                ),
             }
         }
         options
@@ -166,7 +173,7 @@ fn main() {
                     let mut cases = Vec::new();
                     for (layout, matrices) in &matrices {
                         for &isa in &options.isas {
-                            let kernels = Kernels::with(isa, *layout);
+                            let kernels = Kernels::with(isa, *layout).tuned(options.tuning);
                             let mut acts = Activations::default();
                             acts.quantize(&pool, &kernels, &x, cols, None);
                             // Many tokens take long enough with few matrices.
