@@ -11,8 +11,8 @@
 
 use std::time::Instant;
 
-use sterna_cpu::machine::{ReadProbe, barrier_ns, int8_gmacs, median};
-use sterna_cpu::{Activations, Isa, Kernels, Layout, LinearJob, Pool, TernaryMatrix, linear};
+use sterna_cpu::machine::{Int8Probe, ReadProbe, barrier_ns, median};
+use sterna_cpu::{Activations, Isa, Kernels, Layout, LinearJob, Pool, TernaryMatrix, Tuning, linear};
 
 /// Bytes of all matrices that are read in turn from memory.
 const DRAM_BYTES: usize = 192 << 20;
@@ -26,6 +26,7 @@ struct Options {
     threads: Vec<usize>,
     from: Vec<String>,
     rounds: usize,
+    tuning: Tuning,
 }
 
 impl Options {
@@ -38,6 +39,7 @@ impl Options {
             threads: vec![1, Pool::default_threads()],
             from: vec!["dram".into(), "cache".into()],
             rounds: 5,
+            tuning: Tuning::default(),
         };
         options.threads.dedup();
         for arg in std::env::args().skip(1) {
@@ -58,12 +60,26 @@ impl Options {
                 "tokens" => options.tokens = numbers(),
                 "threads" => options.threads = numbers(),
                 "from" => options.from = list().map(str::to_owned).collect(),
+                "prefetch" => options.tuning.prefetch = value.parse().expect("bytes"),
+                "task" => options.tuning.task_bytes = value.parse().expect("bytes"),
+                "block" => options.tuning.block_bytes = value.parse().expect("bytes"),
                 "rounds" => options.rounds = value.parse().expect("a number"),
-                _ => panic!("unknown option {key:?}: isa, layout, shape, tokens, threads, from, rounds"),
+                _ => panic!(
+                    "unknown option {key:?}: isa, layout, shape, tokens, threads, from, rounds, prefetch, task, block"
+                ),
             }
         }
         options
     }
+}
+
+/// What was measured of the machine.
+#[derive(Default)]
+struct Limits {
+    /// GB/s.
+    read: Vec<f64>,
+    /// GMAC/s.
+    int8: Vec<(Isa, f64)>,
 }
 
 /// A product to measure: matrices that are multiplied one after the other.
@@ -73,8 +89,9 @@ struct Case<'a> {
     acts: Activations,
     out: Vec<f32>,
     seconds: Vec<f64>,
-    /// Share of the read bandwidth that was measured just before.
+    /// Share of the read bandwidth, and of the rate of the int8 instruction, that were measured just before.
     of_read: Vec<f64>,
+    of_int8: Vec<f64>,
 }
 
 impl Case<'_> {
@@ -87,17 +104,25 @@ impl Case<'_> {
         (weights * self.acts.tokens()) as f64
     }
 
-    /// Runs once; the read bandwidth is what was measured just before.
-    fn measure(&mut self, pool: &Pool, read_gbps: f64) {
+    /// Measures the limits, then runs once.
+    fn measure(&mut self, pool: &Pool, probe: &ReadProbe, limits: &mut Limits) {
+        let isa = self.kernels.isa();
+        let read = probe.gbps(pool, Isa::detect());
+        limits.read.push(read);
         // A single matrix is to come from the caches, and the outputs are where the last product left them.
         if self.matrices.len() == 1 {
             self.run(pool);
         }
+        let int8 = Int8Probe::new(isa).map(|probe| probe.gmacs(pool));
         let start = Instant::now();
         self.run(pool);
         let seconds = start.elapsed().as_secs_f64();
         self.seconds.push(seconds);
-        self.of_read.push(self.bytes() / seconds / 1e9 / read_gbps);
+        self.of_read.push(self.bytes() / seconds / 1e9 / read);
+        if let Some(int8) = int8 {
+            self.of_int8.push(self.macs() / seconds / 1e9 / int8);
+            limits.int8.push((isa, int8));
+        }
     }
 
     fn run(&mut self, pool: &Pool) {
@@ -125,16 +150,13 @@ fn matrix(layout: Layout, rows: usize, cols: usize) -> TernaryMatrix {
 fn main() {
     let options = Options::from_args();
     let probe = ReadProbe::new(DRAM_BYTES);
-    let best = Isa::detect();
     println!(
         "{:<22} {:<9} {:<10} {:<5} {:>2} {:>4} {:>8} {:>8} {:>7} {:>7}",
         "kernel", "isa", "shape", "from", "T", "tok", "GB/s", "GMAC/s", "% read", "% int8"
     );
     for &threads in &options.threads {
         let pool = Pool::new(threads);
-        let peaks: Vec<_> = options.isas.iter().map(|&isa| (isa, int8_gmacs(&pool, isa))).collect();
-        let peak = |isa| peaks.iter().find(|(of, _)| *of == isa).and_then(|(_, peak)| *peak);
-        let mut reads = Vec::new();
+        let mut limits = Limits::default();
         for &(rows, cols) in &options.shapes {
             for from in &options.from {
                 let count = |layout: Layout| match from.as_str() {
@@ -151,20 +173,19 @@ fn main() {
                     let mut cases = Vec::new();
                     for (layout, matrices) in &matrices {
                         for &isa in &options.isas {
-                            let kernels = Kernels::with(isa, *layout);
+                            let kernels = Kernels::with(isa, *layout).tuned(options.tuning);
                             let mut acts = Activations::default();
                             acts.quantize(&pool, &kernels, &x, cols, None);
                             // Many tokens take long enough with few matrices.
                             let matrices = &matrices[..matrices.len().min(4096 / tokens).max(1)];
-                            let (out, seconds, of_read) = (vec![0.0; tokens * rows], Vec::new(), Vec::new());
-                            cases.push(Case { kernels, matrices, acts, out, seconds, of_read });
+                            let out = vec![0.0; tokens * rows];
+                            let (seconds, of_read, of_int8) = (Vec::new(), Vec::new(), Vec::new());
+                            cases.push(Case { kernels, matrices, acts, out, seconds, of_read, of_int8 });
                         }
                     }
                     for _ in 0..options.rounds {
                         for case in &mut cases {
-                            let read = probe.gbps(&pool, best);
-                            reads.push(read);
-                            case.measure(&pool, read);
+                            case.measure(&pool, &probe, &mut limits);
                         }
                     }
                     for case in &cases {
@@ -182,17 +203,23 @@ fn main() {
                             case.bytes() / seconds / 1e9,
                             gmacs,
                             100.0 * median(case.of_read.iter().copied()),
-                            peak(isa).map_or("-".into(), |peak| format!("{:.1}", 100.0 * gmacs / peak)),
+                            match case.of_int8.is_empty() {
+                                true => "-".into(),
+                                false => format!("{:.1}", 100.0 * median(case.of_int8.iter().copied())),
+                            },
                         );
                     }
                 }
             }
         }
-        let peaks: Vec<String> =
-            peaks.iter().filter_map(|(isa, peak)| Some(format!("{isa} {:.0}", (*peak)?))).collect();
+        let rate = |isa: &Isa| {
+            let rates: Vec<f64> = limits.int8.iter().filter(|(of, _)| of == isa).map(|(_, rate)| *rate).collect();
+            (!rates.is_empty()).then(|| format!("{isa} {:.0}", median(rates)))
+        };
+        let peaks: Vec<String> = options.isas.iter().filter_map(rate).collect();
         println!(
             "limits with {threads} thread(s): read {:.1} GB/s; int8 GMAC/s: {}; a parallel region {:.0} ns",
-            median(reads),
+            median(limits.read),
             peaks.join(", "),
             barrier_ns(&pool)
         );

@@ -126,11 +126,24 @@ impl Job<'_> {
                 for token in block.clone().step_by(at_once) {
                     let tokens = at_once.min(block.end - token);
                     let operand = acts.operand(kernels, token);
-                    let (group_bytes, prefetch) = (self.weight.group_bytes(), kernels.tuning().prefetch);
+                    // The next groups are asked for once; the others of the block find these in the caches.
+                    let prefetch = if token == block.start { kernels.tuning().prefetch } else { 0 };
+                    let group_bytes = self.weight.group_bytes();
+                    self.prefetch_outputs(group, groups, token..token + tokens);
                     let sums = &mut sums[..groups * tokens];
                     kernels.multiply(Block { tiles, group_bytes, operand, tokens, prefetch }, sums);
                     store(kernels.isa(), self, acts, sums, group, token..token + tokens);
                 }
+            }
+        }
+    }
+
+    /// Asks for the outputs of some groups and tokens, lines that are far apart, while the products are made.
+    fn prefetch_outputs(&self, group: usize, groups: usize, tokens: std::ops::Range<usize>) {
+        let rows = self.weight.rows();
+        for token in tokens {
+            for group in group..group + groups {
+                self.out.prefetch(token * rows + group * GROUP);
             }
         }
     }

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::prefetch::prefetch;
+
 /// A worker parks after this long without work.
 const SPIN: Duration = Duration::from_micros(500);
 
@@ -325,6 +327,11 @@ impl<'a, T> SharedSlice<'a, T> {
         assert!(start <= self.len && len <= self.len - start, "shared slice: out of range");
         // SAFETY: in bounds by the check above; exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
+    }
+
+    /// Asks for the cache line of element `index`, which need not exist.
+    pub(crate) fn prefetch(&self, index: usize) {
+        prefetch(self.start.wrapping_add(index).cast(), 0);
     }
 }
 

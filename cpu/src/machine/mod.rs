@@ -67,19 +67,30 @@ pub fn read_gbps(pool: &Pool, isa: Isa) -> f64 {
     median((0..5).map(|_| probe.gbps(pool, isa)))
 }
 
-/// Multiply-adds of int8 numbers that the cores of the pool can do with the instructions of `isa`, in 10^9 per second;
-/// `None` for an instruction set that the machine lacks, or without such instructions. Takes about 10 ms.
-pub fn int8_gmacs(pool: &Pool, isa: Isa) -> Option<f64> {
-    let probe = peak::probe(isa)?;
-    let rounds = 1_000_000 / peak::CHAINS;
-    let rate = || {
+/// The instructions of an instruction set that multiply and add int8 numbers.
+pub struct Int8Probe(peak::Probe);
+
+impl Int8Probe {
+    /// `None` for an instruction set that the machine lacks, or without such instructions.
+    pub fn new(isa: Isa) -> Option<Int8Probe> {
+        peak::probe(isa).map(Int8Probe)
+    }
+
+    /// Multiply-adds that the cores of the pool can do, in 10^9 per second. Takes about a millisecond.
+    pub fn gmacs(&self, pool: &Pool) -> f64 {
+        let rounds = 250_000 / peak::CHAINS;
         wake(pool);
         let tasks = 8 * pool.threads();
         let start = Instant::now();
-        pool.run(tasks, &|_| probe.run(rounds));
-        (tasks * rounds * peak::CHAINS * probe.macs()) as f64 / start.elapsed().as_secs_f64() / 1e9
-    };
-    Some(median((0..5).map(|_| rate())))
+        pool.run(tasks, &|_| self.0.run(rounds));
+        (tasks * rounds * peak::CHAINS * self.0.macs()) as f64 / start.elapsed().as_secs_f64() / 1e9
+    }
+}
+
+/// The median of five passes of an [`Int8Probe`], if there is one for `isa`.
+pub fn int8_gmacs(pool: &Pool, isa: Isa) -> Option<f64> {
+    let probe = Int8Probe::new(isa)?;
+    Some(median((0..5).map(|_| probe.gmacs(pool))))
 }
 
 /// What it costs to open and close a parallel region with nothing to do, in nanoseconds. Two states of a machine with

@@ -44,7 +44,7 @@ unsafe fn groups<S: Simd, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums:
     for group in 0..block.groups() {
         // SAFETY: the block was checked: the groups are in `tiles`, their sums in `sums`.
         unsafe {
-            let (tiles, out) = (Tiles::new(&block, group, S::BYTES), Sums::new(&block, group, S::BYTES / 4, sums));
+            let (tiles, out) = (Tiles::new(&block, group, 1, S::BYTES), Sums::new(&block, group, S::BYTES / 4, sums));
             if S::BYTES == TILE {
                 match tokens == 1 && L::FIELDS == 4 {
                     true => one::<S, A, 1>(tiles, q, out),

@@ -18,7 +18,7 @@ use unpack::{T16, T16x5, T16x5Vbmi};
 /// Bytes of a tile.
 const TILE: usize = 64;
 
-/// The tiles of a group of rows, or of two.
+/// The tiles of a group of rows, or of two side by side.
 #[derive(Clone, Copy)]
 struct Tiles {
     /// The first tile.
@@ -27,18 +27,30 @@ struct Tiles {
     count: usize,
     /// Distance between the vectors that are multiplied side by side.
     apart: usize,
-    /// How far ahead to prefetch, in bytes.
+    /// How far ahead to prefetch, in bytes, up to tile `turn`: within the group.
     ahead: usize,
+    /// How far ahead from there on: in what comes next.
+    far: usize,
+    turn: usize,
 }
 
 impl Tiles {
     /// # Safety
-    /// The block has such a group.
+    /// The block has such groups.
     #[inline(always)]
-    unsafe fn new(block: &Block<'_>, group: usize, apart: usize) -> Tiles {
+    unsafe fn new(block: &Block<'_>, group: usize, groups: usize, apart: usize) -> Tiles {
         // SAFETY: the caller's promise.
         let start = unsafe { block.tiles.as_ptr().add(group * block.group_bytes) };
-        Tiles { start, count: block.group_bytes / TILE, apart, ahead: block.prefetch }
+        let (count, ahead) = (block.group_bytes / TILE, block.prefetch / groups);
+        // Behind the end of a group comes its neighbour, which is being read already: skip it.
+        let turn = count.saturating_sub(ahead / TILE);
+        Tiles { start, count, apart, ahead, far: ahead + (groups - 1) * block.group_bytes, turn }
+    }
+
+    /// Runs of tiles with the distance to prefetch at.
+    #[inline(always)]
+    fn runs(&self) -> [(std::ops::Range<usize>, usize); 2] {
+        [(0..self.turn, self.ahead), (self.turn..self.count, self.far)]
     }
 }
 

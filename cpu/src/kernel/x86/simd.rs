@@ -23,6 +23,9 @@ pub(super) trait Simd: Copy {
     /// Four bytes in all lanes of 32 bits; needs no alignment.
     unsafe fn four(at: *const i8) -> Self::V;
     unsafe fn and(a: Self::V, b: Self::V) -> Self::V;
+    /// The lower two bits of each byte. As an operation of its own because the mask must not take a register where there
+    /// are 16 of them.
+    unsafe fn low_two_bits(a: Self::V) -> Self::V;
     /// Shifts lanes of 16 bits right, zeros in.
     unsafe fn shift16(a: Self::V, by: i32) -> Self::V;
     /// Shifts lanes of 32 bits right, signs in.
@@ -88,6 +91,7 @@ macro_rules! avx2_methods {
             bytes(byte: u8) -> __m256i = _mm256_set1_epi8(byte as i8);
             four(at: *const i8) -> __m256i = _mm256_set1_epi32(at.cast::<i32>().read_unaligned());
             and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
+            low_two_bits(a: __m256i) -> __m256i = low_two_bits_256(a);
             shift16(a: __m256i, by: i32) -> __m256i = _mm256_srl_epi16(a, _mm_cvtsi32_si128(by));
             shift32(a: __m256i, by: i32) -> __m256i = _mm256_sra_epi32(a, _mm_cvtsi32_si128(by));
             sub8(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi8(a, b);
@@ -124,6 +128,7 @@ impl Simd for Avx512 {
         bytes(byte: u8) -> __m512i = _mm512_set1_epi8(byte as i8);
         four(at: *const i8) -> __m512i = _mm512_set1_epi32(at.cast::<i32>().read_unaligned());
         and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
+        low_two_bits(a: __m512i) -> __m512i = _mm512_and_si512(a, _mm512_set1_epi8(3));
         shift16(a: __m512i, by: i32) -> __m512i = _mm512_srl_epi16(a, _mm_cvtsi32_si128(by));
         shift32(a: __m512i, by: i32) -> __m512i = _mm512_sra_epi32(a, _mm_cvtsi32_si128(by));
         sub8(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi8(a, b);
@@ -150,6 +155,19 @@ impl Dot for Avx512 {
     methods! {
         dot(sum: __m512i, codes: __m512i, q: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, codes, q);
     }
+}
+
+/// See [`Simd::low_two_bits`]. From memory by an instruction of its own: the compiler would load the mask first.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn low_two_bits_256(mut a: __m256i) -> __m256i {
+    static MASK: [u8; 32] = [3; 32];
+    // SAFETY: the mask has the 32 bytes that are read.
+    unsafe {
+        asm!("vpand {0}, {0}, ymmword ptr [{1}]", inout(ymm_reg) a, in(reg) &raw const MASK,
+            options(pure, readonly, nostack, preserves_flags));
+    }
+    a
 }
 
 /// See [`Simd::pinned`].

@@ -47,7 +47,7 @@ impl<S: Simd> Unpack<S> for T16 {
     #[inline(always)]
     unsafe fn codes(bytes: S::V, field: usize) -> S::V {
         // SAFETY: the caller's promise.
-        unsafe { S::and(if field == 0 { bytes } else { S::shift16(bytes, 2 * field as i32) }, S::bytes(3)) }
+        unsafe { S::low_two_bits(if field == 0 { bytes } else { S::shift16(bytes, 2 * field as i32) }) }
     }
 
     #[inline(always)]

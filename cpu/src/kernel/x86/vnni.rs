@@ -38,27 +38,30 @@ pub(super) unsafe fn multiply<S: Dot, L: Unpack<S>>(block: Block<'_>, sums: &mut
 /// As [`multiply`].
 #[inline(always)]
 unsafe fn wide_rows<S: Dot, L: Unpack<S>>(block: Block<'_>, q: Rows, sums: &mut [[i32; GROUP]]) {
-    let (tokens, groups) = (block.tokens, block.groups());
+    let tokens = block.tokens;
     // As many as have all their sums in registers.
-    let is_few = tokens <= if L::FIELDS == 4 { 6 } else { 4 };
-    let mut group = 0;
-    while group < groups {
-        // SAFETY: the block was checked: the groups are in `tiles`, their sums in `sums`.
+    if tokens > if L::FIELDS == 4 { 6 } else { 4 } {
+        for group in (0..block.groups()).step_by(2) {
+            // SAFETY: the block was checked: the groups are in `tiles`, their sums in `sums`.
+            unsafe {
+                let together = 2.min(block.groups() - group);
+                let tiles = Tiles::new(&block, group, together, block.group_bytes);
+                let out = Sums::new(&block, group, GROUP * tokens, sums);
+                match together {
+                    2 => for_tokens!(tokens, [6, 8, 12], |T| many::<S, L, Rows, 2, T>(tiles, q, out)),
+                    _ => for_tokens!(tokens, [6, 8, 12], |T| many::<S, L, Rows, 1, T>(tiles, q, out)),
+                }
+            }
+        }
+        return;
+    }
+    for group in 0..block.groups() {
+        // SAFETY: as above.
         unsafe {
-            let (tiles, out) =
-                (Tiles::new(&block, group, block.group_bytes), Sums::new(&block, group, GROUP * tokens, sums));
-            if tokens == 1 {
-                few::<S, L, Rows, 1, 2, 1>(tiles, q, out);
-                group += 1;
-            } else if is_few {
-                for_tokens!(tokens, [2, 3, 4, 5, 6], |T| few::<S, L, Rows, 1, 1, T>(tiles, q, out));
-                group += 1;
-            } else if group + 1 < groups {
-                for_tokens!(tokens, [6, 8, 12], |T| many::<S, L, Rows, 2, T>(tiles, q, out));
-                group += 2;
-            } else {
-                for_tokens!(tokens, [6, 8, 12], |T| many::<S, L, Rows, 1, T>(tiles, q, out));
-                group += 1;
+            let (tiles, out) = (Tiles::new(&block, group, 1, 0), Sums::new(&block, group, 0, sums));
+            match tokens {
+                1 => few::<S, L, Rows, 1, 2, 1>(tiles, q, out),
+                _ => for_tokens!(tokens, [2, 3, 4, 5, 6], |T| few::<S, L, Rows, 1, 1, T>(tiles, q, out)),
             }
         }
     }
@@ -70,16 +73,15 @@ unsafe fn wide_rows<S: Dot, L: Unpack<S>>(block: Block<'_>, q: Rows, sums: &mut 
 /// As [`multiply`].
 #[inline(always)]
 unsafe fn wide_panel<S: Dot, L: Unpack<S>>(block: Block<'_>, q: Panel, sums: &mut [[i32; GROUP]]) {
-    let (tokens, groups) = (block.tokens, block.groups());
-    for group in (0..groups).step_by(2) {
+    for group in (0..block.groups()).step_by(2) {
         // SAFETY: as in `wide_rows`.
         unsafe {
-            let (tiles, out) =
-                (Tiles::new(&block, group, block.group_bytes), Sums::new(&block, group, GROUP * tokens, sums));
-            if group + 1 < groups {
-                for_tokens!(tokens, [4, 8, 12], |T| many::<S, L, Panel, 2, T>(tiles, q, out));
-            } else {
-                for_tokens!(tokens, [4, 8, 12], |T| many::<S, L, Panel, 1, T>(tiles, q, out));
+            let together = 2.min(block.groups() - group);
+            let tiles = Tiles::new(&block, group, together, block.group_bytes);
+            let out = Sums::new(&block, group, GROUP * block.tokens, sums);
+            match together {
+                2 => for_tokens!(block.tokens, [4, 8, 12], |T| many::<S, L, Panel, 2, T>(tiles, q, out)),
+                _ => for_tokens!(block.tokens, [4, 8, 12], |T| many::<S, L, Panel, 1, T>(tiles, q, out)),
             }
         }
     }
@@ -95,7 +97,7 @@ unsafe fn narrow<S: Dot, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums: 
     for group in 0..block.groups() {
         // SAFETY: the block was checked: the groups are in `tiles`, their sums in `sums`, the tokens in `q`.
         unsafe {
-            let (tiles, out) = (Tiles::new(&block, group, S::BYTES), Sums::new(&block, group, GROUP / 2, sums));
+            let (tiles, out) = (Tiles::new(&block, group, 1, S::BYTES), Sums::new(&block, group, GROUP / 2, sums));
             if tokens == 1 {
                 few::<S, L, A, 2, 1, 1>(tiles, q, out);
                 continue;
@@ -170,36 +172,41 @@ unsafe fn many<S: Dot, L: Unpack<S>, A: Source, const N: usize, const T: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[S::zero(); T]; N];
-        for t in 0..tiles.count {
-            let tile = tiles.start.add(t * TILE);
-            let mut half = [L::unpack(S::load(tile)); N];
-            prefetch(tile, tiles.ahead);
-            for n in 1..N {
-                let tile = tile.add(n * tiles.apart);
-                half[n] = L::unpack(S::load(tile));
-                prefetch(tile, tiles.ahead);
-            }
-            macro_rules! field {
-                ($field:literal) => {
-                    if $field < L::FIELDS {
-                        let mut codes = [S::zero(); N];
-                        for n in 0..N {
-                            codes[n] = L::codes(half[n], $field);
-                        }
-                        for token in 0..T {
-                            let four = S::four(q.at(t * L::FIELDS + $field, token));
+        for (run, ahead) in tiles.runs() {
+            for t in run {
+                let tile = tiles.start.add(t * TILE);
+                let mut half = [L::unpack(S::load(tile)); N];
+                prefetch(tile, ahead);
+                for n in 1..N {
+                    let tile = tile.add(n * tiles.apart);
+                    half[n] = L::unpack(S::load(tile));
+                    // Halves of one tile share its line.
+                    if S::BYTES == TILE {
+                        prefetch(tile, ahead);
+                    }
+                }
+                macro_rules! field {
+                    ($field:literal) => {
+                        if $field < L::FIELDS {
+                            let mut codes = [S::zero(); N];
                             for n in 0..N {
-                                sums[n][token] = S::pinned(S::dot(sums[n][token], codes[n], four));
+                                codes[n] = L::codes(half[n], $field);
+                            }
+                            for token in 0..T {
+                                let four = S::four(q.at(t * L::FIELDS + $field, token));
+                                for n in 0..N {
+                                    sums[n][token] = S::pinned(S::dot(sums[n][token], codes[n], four));
+                                }
                             }
                         }
-                    }
-                };
+                    };
+                }
+                field!(0);
+                field!(1);
+                field!(2);
+                field!(3);
+                field!(4);
             }
-            field!(0);
-            field!(1);
-            field!(2);
-            field!(3);
-            field!(4);
         }
         for n in 0..N {
             for token in 0..T {
