@@ -288,11 +288,10 @@ fn blocks(
     }
 }
 
-/// The pages of a block, and the first page behind it or else of it.
-fn block_pages<'a>(rows: &Rows<'_>, pages: &'a [u32], block: usize) -> (&'a [u32], u32) {
+/// The pages of a block, and those behind it.
+fn block_pages<'a>(rows: &Rows<'_>, pages: &'a [u32], block: usize) -> (&'a [u32], &'a [u32]) {
     let used = (rows.position + rows.tokens).div_ceil(PAGE_LEN);
-    let (first, end) = (block * BLOCK_PAGES, (block + 1) * BLOCK_PAGES);
-    (&pages[first..end.min(used)], *pages[..used].get(end).unwrap_or(&pages[first]))
+    pages[block * BLOCK_PAGES..used].split_at(BLOCK_PAGES.min(used - block * BLOCK_PAGES))
 }
 
 #[allow(clippy::too_many_arguments, reason = "the arguments of one kernel")]
@@ -311,11 +310,10 @@ fn float_blocks<E: Element>(
     let (scores, partial) = floats.split_at_mut(rows.len() * BLOCK_LEN);
     let partial = &mut partial[..running.len()];
     for block in task.first_block..task.end_block {
-        let (pages, next) = block_pages(rows, pages, block);
-        let next = layer.floats(store, next, rows.kv_head).0.as_ptr().cast();
+        let (pages, after) = block_pages(rows, pages, block);
         let first = block == task.first_block;
         let results = if first { &mut *running } else { &mut *partial };
-        float::block(isa, layer, store, rows, block, pages, next, scores, page, results, lengths.result);
+        float::block(isa, layer, store, rows, block, pages, after, scores, page, results, lengths.result);
         if !first {
             merge_rows(isa, running, partial, lengths.result);
         }
@@ -347,11 +345,10 @@ fn int8_blocks(
     };
     int8::round_queries(isa, rows, &mut memory);
     for block in task.first_block..task.end_block {
-        let (pages, next) = block_pages(rows, pages, block);
-        let next = layer.int8(store, next, rows.kv_head).keys.as_ptr();
+        let (pages, after) = block_pages(rows, pages, block);
         let first = block == task.first_block;
         let results = if first { &mut *running } else { &mut *partial };
-        int8::block(isa, layer, store, rows, block, pages, next, &mut memory, results, lengths.result);
+        int8::block(isa, layer, store, rows, block, pages, after, &mut memory, results, lengths.result);
         if !first {
             merge_rows(isa, running, partial, lengths.result);
         }

@@ -13,7 +13,7 @@ use crate::Isa;
 use crate::buffer::AlignedBuf;
 use crate::pool::{Pool, SharedSlice};
 use crate::simd::{Lanes, lanes_mut, per_isa};
-use int8::Int8Head;
+use int8::Codes;
 
 /// Positions in a page.
 pub const PAGE_LEN: usize = 64;
@@ -66,6 +66,9 @@ pub struct KvSpan<'a> {
     pub tokens: usize,
 }
 
+/// Writes a key and a value of a head to a slot of a page.
+type Write<'a> = dyn FnMut(usize, usize, &[f32], &[f32]) + 'a;
+
 /// Keys and values of one layer.
 #[derive(Debug)]
 pub struct KvLayer {
@@ -87,9 +90,9 @@ impl KvLayer {
     pub fn new(pages: usize, kv_heads: usize, head_dim: usize, kind: KvType) -> KvLayer {
         let heads = pages * kv_heads;
         let store = match kind {
-            KvType::F16 => Store::F16(AlignedBuf::zeroed(heads * float_len(head_dim))),
-            KvType::F32 => Store::F32(AlignedBuf::zeroed(heads * float_len(head_dim))),
-            KvType::Int8 => Store::Int8(AlignedBuf::zeroed(heads * int8::head_bytes(head_dim))),
+            KvType::F16 => Store::F16(AlignedBuf::streamed(heads * float_len(head_dim))),
+            KvType::F32 => Store::F32(AlignedBuf::streamed(heads * float_len(head_dim))),
+            KvType::Int8 => Store::Int8(AlignedBuf::streamed(heads * int8::head_bytes(head_dim))),
         };
         KvLayer { store, pages, kv_heads, head_dim }
     }
@@ -122,7 +125,7 @@ impl KvLayer {
         let (pages, width) = (self.pages, heads * head_dim);
         let tokens: usize = spans.iter().map(|span| span.tokens).sum();
         assert!(k.len() == tokens * width && v.len() == k.len(), "kv cache: a row per token");
-        let each = |head: usize, write: &mut dyn FnMut(usize, usize, &[f32], &[f32])| {
+        let each = |head: usize, write: &mut Write<'_>| {
             let mut row = head * head_dim;
             for span in spans {
                 for position in span.position..span.position + span.tokens {
@@ -180,12 +183,12 @@ impl KvLayer {
         store[start..start + len].split_at(self.head_dim * PAGE_LEN)
     }
 
-    /// A head in a page of `store`, which is that of this layer.
+    /// Keys and values of a head in a page of `store`, which is that of this layer.
     #[inline(always)]
-    pub(crate) fn int8<'a>(&self, store: &'a [u8], page: u32, head: usize) -> Int8Head<'a> {
+    pub(crate) fn int8<'a>(&self, store: &'a [u8], page: u32, head: usize) -> (Codes<'a>, Codes<'a>) {
         let len = int8::head_bytes(self.head_dim);
         let start = (page as usize * self.kv_heads + head) * len;
-        Int8Head::new(&store[start..start + len], self.head_dim)
+        int8::split(&store[start..start + len], self.head_dim)
     }
 
     /// Copies a page.

@@ -34,6 +34,13 @@ pub(crate) trait Lanes: Copy {
     fn load_f16(bits: &[u16; 16]) -> Self::F;
     /// Writes 16 numbers.
     fn store(x: Self::F, out: &mut [f32; 16]);
+    /// The 16 numbers.
+    #[inline(always)]
+    fn array(x: Self::F) -> [f32; 16] {
+        let mut out = [0.0; 16];
+        Self::store(x, &mut out);
+        out
+    }
     /// 16 times the same number.
     fn splat(x: f32) -> Self::F;
     /// `a · b + c`, rounded once.
@@ -152,7 +159,20 @@ pub(crate) fn absmax(x: &[f32]) -> f32 {
             max[i] = larger(x[i].abs(), max[i]);
         }
     }
-    max.into_iter().fold(0.0, larger)
+    largest(max)
+}
+
+/// The largest of 16 numbers.
+#[inline(always)]
+pub(crate) fn largest(mut lanes: [f32; 16]) -> f32 {
+    let mut width = 8;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = larger(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 /// `a` where it is greater, else `b`: one instruction, which `f32::max` is not.

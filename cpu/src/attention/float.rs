@@ -130,10 +130,9 @@ pub(super) const fn page_len(head_dim: usize) -> usize {
     PAGE_LEN * padded_dim(head_dim)
 }
 
-/// Computes the results of all rows for block `block`, whose pages are `pages`.
+/// Computes the results of all rows for block `block`, whose pages are `pages`; `after` are the pages behind it.
 ///
-/// `scores` has [`BLOCK_LEN`] numbers for each row, `page_memory` [`page_len`]. `after` is what will be read next, for
-/// prefetching.
+/// `scores` has [`BLOCK_LEN`] numbers for each row, `page_memory` [`page_len`].
 #[allow(clippy::too_many_arguments, reason = "the arguments of one kernel")]
 pub(super) fn block<E: Element>(
     isa: Isa,
@@ -142,33 +141,35 @@ pub(super) fn block<E: Element>(
     rows: &Rows<'_>,
     block: usize,
     pages: &[u32],
-    after: *const u8,
+    after: &[u32],
     scores: &mut [f32],
     page_memory: &mut [f32],
     results: &mut [f32],
     len: usize,
 ) {
-    let head = |page: usize| layer.floats(store, pages[page], rows.kv_head);
+    let head = |page: &u32| layer.floats(store, *page, rows.kv_head);
     let share = rows.len() > WIDEN_ROWS;
-    for index in 0..pages.len() {
-        let keys = head(index).0;
+    for (index, page) in pages.iter().enumerate() {
+        let keys = head(page).0;
         if share {
             let numbers = E::widen(isa, keys, page_memory);
             f32::score_page(isa, rows, &Page { block, index, numbers, next: std::ptr::null() }, scores);
         } else {
-            let next = if index + 1 < pages.len() { head(index + 1).0 } else { head(0).1 };
+            let next = pages.get(index + 1).map_or_else(|| head(&pages[0]).1, |page| head(page).0);
             E::score_page(isa, rows, &Page { block, index, numbers: keys, next: next.as_ptr().cast() }, scores);
         }
     }
     weights(isa, rows, block, scores, results, len);
-    for index in 0..pages.len() {
-        let values = head(index).1;
+    for (index, page) in pages.iter().enumerate() {
+        let values = head(page).1;
         if share {
             let numbers = E::widen(isa, values, page_memory);
             let page = Page { block, index, numbers, next: std::ptr::null() };
             f32::weigh_page(isa, rows, &page, scores, results, len);
         } else {
-            let next = if index + 1 < pages.len() { head(index + 1).1.as_ptr().cast() } else { after };
+            // Where nothing follows, the first keys are still in the cache.
+            let next = pages.get(index + 1).map_or_else(|| head(after.first().unwrap_or(&pages[0])).0, |p| head(p).1);
+            let next = next.as_ptr().cast();
             E::weigh_page(isa, rows, &Page { block, index, numbers: values, next }, scores, results, len);
         }
     }

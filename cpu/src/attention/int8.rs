@@ -8,14 +8,14 @@
 
 use super::float::rows_at_once;
 use super::rows::Rows;
-use super::softmax::{set_header, softmax};
+use super::softmax::{row_max, set_header};
 use super::{BLOCK_LEN, BLOCK_PAGES};
 use crate::Isa;
-use crate::kv::int8::{Int8Head, KEY_OFFSET};
+use crate::kv::int8::{Codes, KEY_OFFSET, SCALE_BYTES, key_tile, value_tile};
 use crate::kv::{KvLayer, PAGE_LEN, padded, padded_dim};
-use crate::math::ROUND;
+use crate::math::{ROUND, exp_negative};
 use crate::prefetch::prefetch;
-use crate::simd::{Lanes, absmax, lanes, lanes_mut, larger, per_isa};
+use crate::simd::{Lanes, absmax, lanes, lanes_mut, largest, per_isa, reduce};
 
 /// The largest number of 64 · high + low with |high| <= 63 and low from -32 to 31.
 const QUERY_MAX: f32 = 4063.0;
@@ -99,8 +99,8 @@ fn halves(q: &[f32; 16], inverse: f32, sums: &mut [i32; 16]) -> ([u8; 16], [u8; 
     (high, low)
 }
 
-/// Computes the results of all rows for block `block`, whose pages are `pages`. `after` is what will be read next, for
-/// prefetching. The queries are rounded ([`round_queries`]).
+/// Computes the results of all rows for block `block`, whose pages are `pages`; `after` are the pages behind it. The
+/// queries are rounded ([`round_queries`]).
 #[allow(clippy::too_many_arguments, reason = "the arguments of one kernel")]
 pub(super) fn block(
     isa: Isa,
@@ -109,35 +109,47 @@ pub(super) fn block(
     rows: &Rows<'_>,
     block: usize,
     pages: &[u32],
-    after: *const u8,
+    after: &[u32],
     memory: &mut Memory<'_>,
     results: &mut [f32],
     len: usize,
 ) {
-    let mut heads = [layer.int8(store, pages[0], rows.kv_head); BLOCK_PAGES];
-    for (head, &page) in heads.iter_mut().zip(pages) {
-        *head = layer.int8(store, page, rows.kv_head);
+    let head = |page: u32| layer.int8(store, page, rows.kv_head);
+    let count = pages.len();
+    let mut order = [head(pages[0]).0; 2 * BLOCK_PAGES + AHEAD];
+    for (index, &page) in pages.iter().enumerate() {
+        (order[index], order[count + index]) = head(page);
     }
-    let heads = &heads[..pages.len()];
-    for (index, head) in heads.iter().enumerate() {
-        let next = heads.get(index + 1).map_or(heads[0].values, |next| next.keys).as_ptr();
-        score_page(isa, rows, &Page { block, index, head, next }, memory);
+    for (index, &page) in after.iter().take(AHEAD).enumerate() {
+        order[2 * count + index] = head(page).0;
     }
-    weights(isa, rows, block, heads, memory, results, len);
-    for (index, head) in heads.iter().enumerate() {
-        let next = heads.get(index + 1).map_or(after, |next| next.values.as_ptr());
-        weigh_page(isa, rows, &Page { block, index, head, next }, memory);
+    let page = |place: usize| {
+        let next = order[place + AHEAD].codes;
+        for line in (next.len()..next.len() + SCALE_BYTES).step_by(64) {
+            prefetch(next.as_ptr(), line);
+        }
+        Page { block, index: place % count, of: order[place], next: next.as_ptr() }
+    };
+    for index in 0..count {
+        score_page(isa, rows, &page(index), memory);
+    }
+    weights(isa, rows, block, &order[count..2 * count], memory, results, len);
+    for index in 0..count {
+        weigh_page(isa, rows, &page(count + index), memory);
     }
     values(isa, memory, results, len);
 }
 
-/// A head in a page.
+/// How many pages of keys or values are asked for before they are read.
+const AHEAD: usize = 2;
+
+/// The keys or values of a head in a page.
 struct Page<'a> {
     /// Which block the page belongs to, and which page of the block it is.
     block: usize,
     index: usize,
-    head: &'a Int8Head<'a>,
-    /// What will be read next, for prefetching.
+    of: Codes<'a>,
+    /// Codes that will be read soon, for prefetching.
     next: *const u8,
 }
 
@@ -155,7 +167,7 @@ per_isa! {
     fn weights(
         rows: &Rows<'_>,
         block: usize,
-        heads: &[Int8Head<'_>],
+        values: &[Codes<'_>],
         memory: &mut Memory<'_>,
         results: &mut [f32],
         len: usize,
@@ -166,7 +178,7 @@ per_isa! {
 fn weights_body<S: Lanes>(
     rows: &Rows<'_>,
     block: usize,
-    heads: &[Int8Head<'_>],
+    values: &[Codes<'_>],
     memory: &mut Memory<'_>,
     results: &mut [f32],
     len: usize,
@@ -175,9 +187,12 @@ fn weights_body<S: Lanes>(
     for (row, result) in results.chunks_exact_mut(len).enumerate() {
         let seen = rows.seen(row, block);
         let scores = &mut memory.scores[row * BLOCK_LEN..][..BLOCK_LEN];
-        let (max, sum) = if seen > 0 { softmax::<S>(scores, seen) } else { (f32::NEG_INFINITY, 0.0) };
-        let weights = &mut memory.weights[row * 2 * BLOCK_LEN..][..2 * BLOCK_LEN];
-        result[0] = round_weights::<S>(scores, seen, heads, weights);
+        let halves = &mut memory.weights[row * 2 * BLOCK_LEN..][..2 * BLOCK_LEN];
+        let (max, sum, step) = match seen {
+            0 => (f32::NEG_INFINITY, 0.0, 0.0),
+            _ => round_weights::<S>(scores, seen, values, halves),
+        };
+        result[0] = step;
         set_header(result, max, sum);
     }
 }
@@ -285,14 +300,13 @@ fn score_lanes<S: Lanes, const R: usize, const L: usize>(
     let len = query_len(rows.head_dim);
     let queries = memory.queries[first * len..][..R * len].as_chunks::<4>().0;
     let words = len / 8;
-    let start = lane * words;
-    let keys = &page.head.keys[64 * start..][..64 * L * words];
     let mut sums = [[[S::splat_i32(0); 2]; L]; R];
     for (w, queries) in queries.chunks_exact(2 * R).enumerate() {
         let mut k = [S::splat_i32(0); L];
         for l in 0..L {
-            prefetch(page.next, 64 * (start + l * words + w));
-            k[l] = tile::<S>(keys, l * words + w);
+            let at = key_tile(lane + l, words, w);
+            prefetch(page.next, 64 * at);
+            k[l] = tile::<S>(page.of.codes, at);
         }
         for r in 0..R {
             let (high, low) = (splat::<S>(queries[2 * r]), splat::<S>(queries[2 * r + 1]));
@@ -308,34 +322,41 @@ fn score_lanes<S: Lanes, const R: usize, const L: usize>(
             let [high, low] = sums[r][l];
             let sum = S::add_i32(S::add_i32(S::shl_i32::<6>(high), low), S::splat_i32(-excess));
             let positions = 16 * (lane + l);
-            let scale = S::mul(S::load(lanes(&page.head.key_scales[positions..])), S::splat(factor));
+            let scale = S::mul(S::load(lanes(&page.of.scales[positions..])), S::splat(factor));
             let at = (first + r) * BLOCK_LEN + page.index * PAGE_LEN + positions;
             S::store(S::mul(S::to_f32(sum), scale), lanes_mut(&mut memory.scores[at..]));
         }
     }
 }
 
-/// Multiplies the first `seen` weights of a row with the scales of the values and rounds them into `halves`, zeros for
-/// the rest; returns what a weight of 1 stands for.
+/// Turns the first `seen` (at least 1) scores of a row into weights, times the scales of the values, and rounds them into
+/// `halves`. Returns the maximum of the scores, the sum of the weights, and what a rounded weight of 1 stands for.
 #[inline(always)]
-fn round_weights<S: Lanes>(weights: &mut [f32], seen: usize, heads: &[Int8Head<'_>], halves: &mut [u8]) -> f32 {
+fn round_weights<S: Lanes>(
+    scores: &mut [f32],
+    seen: usize,
+    values: &[Codes<'_>],
+    halves: &mut [u8],
+) -> (f32, f32, f32) {
+    let max = row_max::<S>(scores, seen);
+    let (splat, mut sum, mut most) = (S::splat(max), S::splat(0.0), S::splat(0.0));
     // Behind the last position are weights of 0 up to a multiple of 16.
     let used = seen.next_multiple_of(16);
-    let mut most = S::splat(0.0);
-    for (i, weights) in weights[..used].chunks_exact_mut(16).enumerate() {
-        let scales = &heads[16 * i / PAGE_LEN].value_scales[16 * i % PAGE_LEN..];
-        let scaled = S::mul(S::load(lanes(weights)), S::load(lanes(scales)));
-        most = S::max(scaled, most);
-        S::store(scaled, lanes_mut(weights));
+    for (scores, values) in scores[..used].chunks_mut(PAGE_LEN).zip(values) {
+        for (scores, scales) in scores.chunks_exact_mut(16).zip(values.scales.chunks_exact(16)) {
+            let weights = exp_negative::<S>(S::sub(S::load(lanes(scores)), splat));
+            sum = S::add(sum, weights);
+            let scaled = S::mul(weights, S::load(lanes(scales)));
+            most = S::max(scaled, most);
+            S::store(scaled, lanes_mut(scores));
+        }
     }
-    let mut max = [0.0; 16];
-    S::store(most, &mut max);
-    let max = max.into_iter().fold(0.0, larger);
-    let (step, inverse) = if max > SMALLEST { (max / WEIGHT_MAX, WEIGHT_MAX / max) } else { (0.0, 0.0) };
+    let most = largest(S::array(most));
+    let (step, inverse) = if most > SMALLEST { (most / WEIGHT_MAX, WEIGHT_MAX / most) } else { (0.0, 0.0) };
     let (high, low) = halves.split_at_mut(BLOCK_LEN);
     let (inverse, round) = (S::splat(inverse), S::splat(ROUND));
     for ((weights, high), low) in
-        weights[..used].chunks_exact(16).zip(high.chunks_exact_mut(16)).zip(low.chunks_exact_mut(16))
+        scores[..used].chunks_exact(16).zip(high.chunks_exact_mut(16)).zip(low.chunks_exact_mut(16))
     {
         let rounded = S::bits(S::fma(S::load(lanes(weights)), inverse, round));
         *lanes_mut(high) = S::seven_bits::<7>(rounded);
@@ -343,7 +364,7 @@ fn round_weights<S: Lanes>(weights: &mut [f32], seen: usize, heads: &[Int8Head<'
     }
     high[used..].fill(0);
     low[used..].fill(0);
-    step
+    (max, reduce(S::array(sum)), step)
 }
 
 /// Adds the weighted values of a page to the sums of `R` rows.
@@ -382,14 +403,13 @@ fn weigh_lanes<S: Lanes, const R: usize, const C: usize>(
         let start = page.index * TILES;
         *weights = [&halves[start..start + used], &halves[BLOCK_LEN / 4 + start..][..used]];
     }
-    let start = column * TILES;
-    let values = &page.head.values[64 * start..][..64 * C * TILES];
     let mut sums = [[[S::splat_i32(0); 2]; C]; R];
     for w in 0..used {
         let mut v = [S::splat_i32(0); C];
         for c in 0..C {
-            prefetch(page.next, 64 * (start + c * TILES + w));
-            v[c] = tile::<S>(values, c * TILES + w);
+            let at = value_tile(column + c, columns, w);
+            prefetch(page.next, 64 * at);
+            v[c] = tile::<S>(page.of.codes, at);
         }
         for r in 0..R {
             let (high, low) = (splat::<S>(weights[r][0][w]), splat::<S>(weights[r][1][w]));

@@ -5,7 +5,7 @@
 
 use crate::kv::padded_dim;
 use crate::math::{exp, exp_negative};
-use crate::simd::{Lanes, lanes, lanes_mut, larger, per_isa, reduce};
+use crate::simd::{Lanes, lanes, lanes_mut, larger, largest, per_isa, reduce};
 
 /// Numbers in a result.
 pub(super) const fn result_len(head_dim: usize) -> usize {
@@ -24,23 +24,26 @@ pub(super) fn set_header(result: &mut [f32], max: f32, sum: f32) {
 /// maximum and the sum of the weights.
 #[inline(always)]
 pub(super) fn softmax<S: Lanes>(scores: &mut [f32], count: usize) -> (f32, f32) {
+    let max = row_max::<S>(scores, count);
+    let (splat, mut sum) = (S::splat(max), S::splat(0.0));
+    for chunk in scores[..count.next_multiple_of(16)].chunks_exact_mut(16) {
+        let weights = exp_negative::<S>(S::sub(S::load(lanes(chunk)), splat));
+        sum = S::add(sum, weights);
+        S::store(weights, lanes_mut(chunk));
+    }
+    (max, reduce(S::array(sum)))
+}
+
+/// The largest of the first `count` (at least 1) scores; the rest of their 16 become minus infinity.
+#[inline(always)]
+pub(super) fn row_max<S: Lanes>(scores: &mut [f32], count: usize) -> f32 {
     let scores = &mut scores[..count.next_multiple_of(16)];
     scores[count..].fill(f32::NEG_INFINITY);
     let mut max = S::splat(f32::NEG_INFINITY);
     for chunk in scores.chunks_exact(16) {
         max = S::max(S::load(lanes(chunk)), max);
     }
-    let mut of_lanes = [0.0; 16];
-    S::store(max, &mut of_lanes);
-    let max = of_lanes.into_iter().fold(f32::NEG_INFINITY, |max, x| larger(x, max));
-    let (splat, mut sum) = (S::splat(max), S::splat(0.0));
-    for chunk in scores.chunks_exact_mut(16) {
-        let weights = exp_negative::<S>(S::sub(S::load(lanes(chunk)), splat));
-        sum = S::add(sum, weights);
-        S::store(weights, lanes_mut(chunk));
-    }
-    S::store(sum, &mut of_lanes);
-    (max, reduce(of_lanes))
+    largest(S::array(max))
 }
 
 per_isa! {
