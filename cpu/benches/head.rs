@@ -29,15 +29,18 @@ fn main() {
     };
     let noise: Vec<f32> = (0..1 << 20).map(|_| normal()).collect();
     let mut bytes = vec![0u8; rows * COLS * 2];
-    for (i, row) in bytes.chunks_exact_mut(COLS * 2).enumerate() {
-        let start = i * 7919 % (noise.len() - COLS);
-        for (b, x) in row.chunks_exact_mut(2).zip(&noise[start..]) {
-            b.copy_from_slice(&half::f16::from_f32(x * 0.05).to_le_bytes());
-        }
-    }
     let x: Vec<f32> = (0..96 * COLS).map(|_| normal() * 2.0).collect();
 
     for ty in [DenseType::F16, DenseType::Bf16] {
+        for (i, row) in bytes.chunks_exact_mut(COLS * 2).enumerate() {
+            let start = i * 7919 % (noise.len() - COLS);
+            for (b, x) in row.chunks_exact_mut(2).zip(&noise[start..]) {
+                b.copy_from_slice(&match ty {
+                    DenseType::F16 => half::f16::from_f32(x * 0.05).to_le_bytes(),
+                    _ => half::bf16::from_f32(x * 0.05).to_le_bytes(),
+                });
+            }
+        }
         let matrix = DenseMatrix { ty, rows, cols: COLS, bytes: &bytes };
         let start = Instant::now();
         let copy = Int8Rows::pack(isa, matrix, |_| ());
