@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use sterna_cpu::dense::{DenseMatrix, DenseType, logits};
 use sterna_cpu::head::{Best, Candidates, Finder, Head, Int8Rows};
+use sterna_cpu::machine::ReadProbe;
 use sterna_cpu::{AlignedBuf, Isa, Pool};
 
 const COLS: usize = 2560;
@@ -28,15 +29,18 @@ fn main() {
     };
     let noise: Vec<f32> = (0..1 << 20).map(|_| normal()).collect();
     let mut bytes = vec![0u8; rows * COLS * 2];
-    for (i, row) in bytes.chunks_exact_mut(COLS * 2).enumerate() {
-        let start = i * 7919 % (noise.len() - COLS);
-        for (b, x) in row.chunks_exact_mut(2).zip(&noise[start..]) {
-            b.copy_from_slice(&half::f16::from_f32(x * 0.05).to_le_bytes());
-        }
-    }
     let x: Vec<f32> = (0..96 * COLS).map(|_| normal() * 2.0).collect();
 
     for ty in [DenseType::F16, DenseType::Bf16] {
+        for (i, row) in bytes.chunks_exact_mut(COLS * 2).enumerate() {
+            let start = i * 7919 % (noise.len() - COLS);
+            for (b, x) in row.chunks_exact_mut(2).zip(&noise[start..]) {
+                b.copy_from_slice(&match ty {
+                    DenseType::F16 => half::f16::from_f32(x * 0.05).to_le_bytes(),
+                    _ => half::bf16::from_f32(x * 0.05).to_le_bytes(),
+                });
+            }
+        }
         let matrix = DenseMatrix { ty, rows, cols: COLS, bytes: &bytes };
         let start = Instant::now();
         let copy = Int8Rows::pack(isa, matrix, |_| ());
@@ -52,6 +56,8 @@ fn main() {
 }
 
 fn bench(pool: &Pool, isa: Isa, matrix: DenseMatrix<'_>, copy: &Int8Rows, x: &[f32]) {
+    const READ: f64 = (256u64 << 20) as f64;
+    let probe = ReadProbe::new(READ as usize);
     let mut finder = Finder::default();
     let mut out = Candidates::default();
     let (mut scratch, mut all) = (AlignedBuf::default(), vec![0.0f32; 96 * matrix.rows]);
@@ -75,7 +81,7 @@ fn bench(pool: &Pool, isa: Isa, matrix: DenseMatrix<'_>, copy: &Int8Rows, x: &[f
             }
             index += 1;
         };
-        time("read", dense, &mut || read(pool, matrix.bytes));
+        time("read", READ, &mut || _ = probe.gbps(pool, Isa::detect()));
         time("int8 intervals", int8, &mut || finder.bound(head, x[..COLS].chunks_exact(COLS)));
         time("int8 greedy", int8, &mut || {
             finder.bound(head, x[..COLS].chunks_exact(COLS));
@@ -88,7 +94,7 @@ fn bench(pool: &Pool, isa: Isa, matrix: DenseMatrix<'_>, copy: &Int8Rows, x: &[f
             counts[1] = out.ids.len();
         });
         time("int8 intervals, 4 tokens", int8, &mut || finder.bound(head, x[..4 * COLS].chunks_exact(COLS)));
-        time("read", dense, &mut || read(pool, matrix.bytes));
+        time("read", READ, &mut || _ = probe.gbps(pool, Isa::detect()));
         time("exact", dense, &mut || logits(pool, isa, matrix, &x[..COLS], &mut scratch, &mut all[..matrix.rows]));
         for (name, tokens) in [("exact, 8 tokens", 8), ("exact, 96 tokens", 96)] {
             let out = &mut all[..tokens * matrix.rows];
@@ -107,30 +113,4 @@ fn bench(pool: &Pool, isa: Isa, matrix: DenseMatrix<'_>, copy: &Int8Rows, x: &[f
         let rate = bytes / seconds;
         println!("  {name:26} {:7.2} ms {:6.1} GB/s {:5.1} %", seconds * 1e3, rate / 1e9, rate / limit * 100.0);
     }
-}
-
-/// Reads `bytes` once, each thread one stream of a task at a time.
-fn read(pool: &Pool, bytes: &[u8]) {
-    let tasks: Vec<&[u8]> = bytes.chunks(256 << 10).collect();
-    pool.run(tasks.len(), &|task| {
-        let mut sums = [0u64; 8];
-        for line in tasks[task].chunks_exact(64) {
-            prefetch(line.as_ptr().wrapping_add(8192));
-            for (sum, word) in sums.iter_mut().zip(line.chunks_exact(8)) {
-                *sum = sum.wrapping_add(u64::from_le_bytes(word.try_into().unwrap()));
-            }
-        }
-        std::hint::black_box(sums);
-    });
-}
-
-#[inline(always)]
-fn prefetch(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch may name any address.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }

@@ -144,17 +144,30 @@ fn products_body<S: Registers>(
 /// The products of the rows of `bytes`, the first of which is row `first` to the sink.
 #[inline(always)]
 fn rows<S: Registers, N: Numbers>(bytes: &[u8], cols: usize, x: &[f32], first: usize, sink: &mut Sink<'_>) {
-    let row_bytes = cols * N::BYTES;
-    let mut groups = bytes.chunks_exact(ROWS * row_bytes);
-    let mut row = first;
-    for bytes in groups.by_ref() {
-        tokens::<S, N, ROWS>(bytes, cols, x, row, sink);
-        row += ROWS;
+    // One token alone is a matter of memory: two rows hide the latency of their sums, and leave the nearest cache to
+    // what is prefetched.
+    let rest = match x.len() / cols {
+        1 => groups_of_rows::<S, N, 2>(bytes, cols, x, first, sink),
+        _ => groups_of_rows::<S, N, ROWS>(bytes, cols, x, first, sink),
+    };
+    groups_of_rows::<S, N, 1>(&bytes[rest * cols * N::BYTES..], cols, x, first + rest, sink);
+}
+
+/// As [`rows`], for whole groups of `R` rows; returns how many rows those are.
+#[inline(always)]
+fn groups_of_rows<S: Registers, N: Numbers, const R: usize>(
+    bytes: &[u8],
+    cols: usize,
+    x: &[f32],
+    first: usize,
+    sink: &mut Sink<'_>,
+) -> usize {
+    let groups = bytes.chunks_exact(R * cols * N::BYTES);
+    let count = groups.len() * R;
+    for (group, bytes) in groups.enumerate() {
+        tokens::<S, N, R>(bytes, cols, x, first + group * R, sink);
     }
-    for bytes in groups.remainder().chunks_exact(row_bytes) {
-        tokens::<S, N, 1>(bytes, cols, x, row, sink);
-        row += 1;
-    }
+    count
 }
 
 /// All tokens with `R` rows, in the largest blocks that the registers hold. The first of them asks for the rows behind.
