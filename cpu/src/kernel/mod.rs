@@ -3,6 +3,8 @@
 //! A kernel multiplies groups of 16 packed rows ([`crate::layout`]) with the int8 rows of several tokens and gives the
 //! exact sums over codes, `Σ (w + 1) · q`; [`mod@crate::linear`] subtracts `Σ q` and applies the scales.
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod operand;
 mod portable;

@@ -1,5 +1,7 @@
 //! The table of kernels: which exist, what they need, and which one is taken.
 
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 use super::{Form, Kernel, MAX_TOKENS, portable};
@@ -44,12 +46,22 @@ pub(super) static TABLE: &[Entry] = &[
     #[cfg(target_arch = "x86_64")]
     entry(Isa::Avx512Bw, Layout::T16x5, "T16x5 maddubs 512", Form::Panels, x86::t16x5_avx512bw),
     #[cfg(target_arch = "x86_64")]
-    entry(Isa::Avx512, Layout::T16x5, "T16x5 VNNI 512", Form::Panels, x86::t16x5_avx512),
-    #[cfg(target_arch = "x86_64")]
     Entry {
         extra: || is_x86_feature_detected!("avx512vbmi"),
         ..entry(Isa::Avx512, Layout::T16x5, "T16x5 VNNI 512 VBMI", Form::Panels, x86::t16x5_vbmi)
     },
+    #[cfg(target_arch = "aarch64")]
+    entry(Isa::Neon, Layout::T16, "T16 smlal", Form::Rows, neon::t16_neon),
+    #[cfg(target_arch = "aarch64")]
+    entry(Isa::NeonDot, Layout::T16, "T16 sdot", Form::Rows, neon::t16_dot),
+    #[cfg(target_arch = "aarch64")]
+    entry(Isa::NeonI8mm, Layout::T16, "T16 sdot, smmla", Form::Rows, neon::t16_i8mm),
+    #[cfg(target_arch = "aarch64")]
+    entry(Isa::Neon, Layout::T16x5, "T16x5 smlal", Form::Rows, neon::t16x5_neon),
+    #[cfg(target_arch = "aarch64")]
+    entry(Isa::NeonDot, Layout::T16x5, "T16x5 sdot", Form::Rows, neon::t16x5_dot),
+    #[cfg(target_arch = "aarch64")]
+    entry(Isa::NeonI8mm, Layout::T16x5, "T16x5 sdot, smmla", Form::Rows, neon::t16x5_i8mm),
 ];
 
 /// The best kernel for `layout` that `isa`, which the machine has, covers.

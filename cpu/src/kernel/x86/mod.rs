@@ -146,8 +146,6 @@ kernels! {
     t16x5_avxvnni, "avx2,avxvnni" = vnni::multiply::<AvxVnni, T16x5>;
     /// T16, `vpdpbusd` on 512 bits.
     t16_avx512, "avx2,avx512f,avx512bw,avx512vl,avx512vnni" = vnni::multiply::<Avx512, T16>;
-    /// T16x5, `vpdpbusd` on 512 bits, unpacked by arithmetic.
-    t16x5_avx512, "avx2,avx512f,avx512bw,avx512vl,avx512vnni" = vnni::multiply::<Avx512, T16x5>;
     /// T16x5, `vpdpbusd` on 512 bits, unpacked by `vpermb`.
     t16x5_vbmi, "avx2,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi" = vnni::multiply::<Avx512, T16x5Vbmi>;
 }
