@@ -1,7 +1,8 @@
 //! The thread pool of the token loop: a parallel region costs about a microsecond.
 //!
-//! Workers spin for a short while after a region and then park. Work is claimed task by task, so a core that is
-//! disturbed costs no more than its share; a worker that is late (parked, or taken off its core) is not waited for.
+//! Workers spin for a short while after a region and then park, so that an idle pool takes no time. Work is claimed task by
+//! task, so a core that is disturbed costs no more than its share; a worker that is late (parked, or taken off its core) is
+//! not waited for.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -12,10 +13,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use core_affinity::CoreId;
+
 use crate::prefetch::prefetch;
 
 /// A worker parks after this long without work.
 const SPIN: Duration = Duration::from_micros(500);
+
+/// A worker offers its core to others only after this long: the call takes longer than a step between two regions.
+const PATIENCE: Duration = Duration::from_micros(20);
 
 /// Polls between two looks at the clock or offers of the core to others.
 const POLLS: u32 = 64;
@@ -34,6 +40,8 @@ pub struct Pool {
     /// One region at a time.
     region: Mutex<()>,
     workers: Vec<JoinHandle<()>>,
+    /// The cores of the threads, the calling one's first; none if they may wander.
+    cores: Vec<CoreId>,
 }
 
 struct Shared {
@@ -69,11 +77,23 @@ const REGION: u64 = 1 << 32;
 thread_local! {
     /// Whether this thread runs a task: regions inside regions run where they are.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread was bound to a core.
+    static BOUND: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Pool {
     /// A pool of `threads` threads, the calling one included (at least 1).
     pub fn new(threads: usize) -> Pool {
+        Pool::on_cores(threads, Vec::new())
+    }
+
+    /// A pool whose threads stay on a core each, if the system can do that. A thread that calls the pool is bound to the
+    /// first core when it first does so.
+    pub fn pinned(threads: usize) -> Pool {
+        Pool::on_cores(threads, core_affinity::get_core_ids().unwrap_or_default())
+    }
+
+    fn on_cores(threads: usize, cores: Vec<CoreId>) -> Pool {
         let workers = threads.max(1) - 1;
         let shared = Arc::new(Shared {
             state: Padded::default(),
@@ -86,12 +106,13 @@ impl Pool {
         });
         let spawn = |index| {
             let shared = Arc::clone(&shared);
+            let core = if cores.is_empty() { None } else { Some(cores[(index + 1) % cores.len()]) };
             let name = format!("sterna-cpu-{}", index + 1);
             // A system that refuses threads leaves fewer of them: the tasks are claimed, so all the work is done.
-            thread::Builder::new().name(name).spawn(move || shared.serve(index)).ok()
+            thread::Builder::new().name(name).spawn(move || shared.serve(index, core)).ok()
         };
         let workers = (0..workers).map_while(spawn).collect();
-        Pool { shared, region: Mutex::new(()), workers }
+        Pool { shared, region: Mutex::new(()), workers, cores }
     }
 
     /// One thread per core that this process may use.
@@ -102,6 +123,11 @@ impl Pool {
     /// Number of threads, the calling one included.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Parallel regions so far; what ran on the calling thread alone is none.
+    pub fn regions(&self) -> u64 {
+        self.shared.state.0.load(Ordering::Relaxed) / REGION / 2
     }
 
     /// Runs `task(i)` once for each `i` in `0..tasks`, in any order, on all threads; returns when all are done.
@@ -138,8 +164,11 @@ impl Pool {
         self.region(threads.min(tasks), &take_all, || shared.deal(tasks));
     }
 
-    /// Whether a region runs on the calling thread alone.
+    /// Whether a region runs on the calling thread alone. Every region asks: the thread is bound if it shall be.
     fn is_alone(&self, tasks: usize) -> bool {
+        if let Some(&core) = self.cores.first() {
+            bind(core);
+        }
         tasks <= 1 || self.workers.is_empty() || INSIDE.get()
     }
 
@@ -181,6 +210,14 @@ impl Pool {
         if let Some(payload) = panic {
             resume_unwind(payload);
         }
+    }
+}
+
+/// Binds this thread to `core`, unless it was bound before.
+fn bind(core: CoreId) {
+    if !BOUND.replace(true) {
+        // Where the system cannot do it the thread wanders, which is only slower.
+        let _ = core_affinity::set_for_current(core);
     }
 }
 
@@ -246,7 +283,10 @@ impl Shared {
     }
 
     /// The life of worker `index`.
-    fn serve(&self, index: usize) {
+    fn serve(&self, index: usize, core: Option<CoreId>) {
+        if let Some(core) = core {
+            bind(core);
+        }
         let mut last = 0;
         while let Some(region) = self.wait(index, last) {
             last = region;
@@ -281,8 +321,11 @@ impl Shared {
                 std::hint::spin_loop();
                 continue;
             }
-            if since.get_or_insert_with(Instant::now).elapsed() < SPIN {
-                thread::yield_now();
+            let waited = since.get_or_insert_with(Instant::now).elapsed();
+            if waited < SPIN {
+                if waited > PATIENCE {
+                    thread::yield_now();
+                }
                 continue;
             }
             // The flag, then another look: a region that opens in between sees the flag or is seen here.
@@ -350,101 +393,4 @@ pub fn for_each_row(pool: &Pool, x: &mut [f32], cols: usize, task: &(dyn Fn(usiz
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::AtomicU32;
-
-    #[test]
-    fn every_task_runs_once_in_many_regions() {
-        for threads in 1..=4 {
-            let pool = Pool::new(threads);
-            let counts: Vec<AtomicU32> = (0..100).map(|_| AtomicU32::new(0)).collect();
-            for region in 0..2000 {
-                pool.run_with_slot(region % 100, &|i, slot| {
-                    assert!(slot < threads.min(region % 100));
-                    counts[i].fetch_add(1, Ordering::Relaxed);
-                });
-            }
-            for (i, count) in counts.iter().enumerate() {
-                assert_eq!(count.load(Ordering::Relaxed) as usize, 20 * (99 - i), "task {i}");
-            }
-        }
-    }
-
-    #[test]
-    fn tasks_in_order_run_once_each() {
-        for threads in 1..=4 {
-            let pool = Pool::new(threads);
-            let counts: Vec<AtomicU32> = (0..100).map(|_| AtomicU32::new(0)).collect();
-            for region in 0..2000 {
-                pool.run_in_order(region % 100, &|i, _| _ = counts[i].fetch_add(1, Ordering::Relaxed));
-            }
-            for (i, count) in counts.iter().enumerate() {
-                assert_eq!(count.load(Ordering::Relaxed) as usize, 20 * (99 - i), "task {i}");
-            }
-        }
-    }
-
-    #[test]
-    fn slots_are_used_by_one_thread_at_a_time() {
-        let pool = Pool::new(4);
-        let busy: Vec<AtomicBool> = (0..4).map(|_| AtomicBool::new(false)).collect();
-        for _ in 0..200 {
-            pool.run_with_slot(16, &|_, slot| {
-                assert!(!busy[slot].swap(true, Ordering::SeqCst));
-                std::hint::black_box((0..100).sum::<u32>());
-                assert!(busy[slot].swap(false, Ordering::SeqCst));
-            });
-        }
-    }
-
-    #[test]
-    fn regions_inside_regions_and_from_several_threads_work() {
-        let pool = Pool::new(3);
-        let sum = AtomicU32::new(0);
-        thread::scope(|scope| {
-            for _ in 0..3 {
-                scope.spawn(|| {
-                    for _ in 0..100 {
-                        pool.run(4, &|_| pool.run(5, &|i| _ = sum.fetch_add(i as u32, Ordering::Relaxed)));
-                    }
-                });
-            }
-        });
-        assert_eq!(sum.into_inner(), 3 * 100 * 4 * 10);
-    }
-
-    #[test]
-    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
-        let pool = Pool::new(3);
-        for round in 0..50 {
-            let result = catch_unwind(AssertUnwindSafe(|| pool.run(8, &|i| assert!(i != round % 8, "task {i}"))));
-            assert!(result.is_err());
-            let sum = AtomicU32::new(0);
-            pool.run(8, &|i| _ = sum.fetch_add(i as u32, Ordering::Relaxed));
-            assert_eq!(sum.into_inner(), 28);
-        }
-    }
-
-    #[test]
-    fn parked_workers_wake() {
-        let pool = Pool::new(2);
-        for _ in 0..3 {
-            let start = Instant::now();
-            let parks = || pool.shared.parked[0].load(Ordering::SeqCst);
-            while !parks() && start.elapsed() < Duration::from_secs(10) {
-                thread::sleep(SPIN);
-            }
-            assert!(parks(), "the worker parks");
-            let ran_by_worker = AtomicBool::new(false);
-            let start = Instant::now();
-            while !ran_by_worker.load(Ordering::Relaxed) && start.elapsed() < Duration::from_secs(10) {
-                pool.run_with_slot(64, &|_, slot| {
-                    ran_by_worker.fetch_or(slot == 1, Ordering::Relaxed);
-                    thread::yield_now();
-                });
-            }
-            assert!(ran_by_worker.into_inner());
-        }
-    }
-}
+mod tests;

@@ -19,6 +19,10 @@ pub(super) struct ModelArgs {
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
+    /// Keep each thread on a core of its own
+    #[arg(long)]
+    pin: bool,
+
     /// Tokens of context: prompt and answer [default: what the model was trained for, at most 8192]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     ctx: Option<u32>,
@@ -138,6 +142,7 @@ impl ModelArgs {
         let tuned = tuned.as_ref();
         let options = OpenOptions {
             threads: self.threads.map(usize::from).or(tuned.map(|tuned| tuned.threads)),
+            pin: self.pin,
             isa: Some(isa),
             layout: self.layout.or(tuned.and_then(Tuned::layout)),
             tuning: self.tuning.over(tuned),

@@ -20,6 +20,8 @@ use crate::{demo, tokenizer};
 pub struct OpenOptions {
     /// Threads; `None` for one per core.
     pub threads: Option<usize>,
+    /// Keeps each thread on a core of its own.
+    pub pin: bool,
     /// Instruction set; `None` for `STERNA_ISA` or the best one.
     pub isa: Option<Isa>,
     /// Layout of the packed weights; `None` for the best one for the instruction set.
@@ -46,6 +48,7 @@ impl Default for OpenOptions {
     fn default() -> OpenOptions {
         OpenOptions {
             threads: None,
+            pin: false,
             isa: None,
             layout: None,
             tuning: Tuning::default(),
@@ -108,6 +111,7 @@ impl Model {
         let pages = context.div_ceil(PAGE_LEN) * options.sequences.max(1);
         let backend = Arc::new(CpuBackend::new(CpuOptions {
             threads: options.threads,
+            pin: options.pin,
             isa: options.isa,
             layout: options.layout,
             head: options.head,

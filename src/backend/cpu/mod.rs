@@ -17,6 +17,8 @@ use crate::graph::Graph;
 pub struct CpuOptions {
     /// Threads; `None` for one per core.
     pub threads: Option<usize>,
+    /// Keeps each thread on a core of its own.
+    pub pin: bool,
     /// Instruction set; `None` for `STERNA_ISA` or the best one of the machine.
     pub isa: Option<Isa>,
     /// Layout of the packed weights; `None` for the best one for the instruction set.
@@ -50,7 +52,7 @@ impl CpuBackend {
             None => Kernels::get(isa),
         };
         let threads = options.threads.unwrap_or_else(Pool::default_threads);
-        let pool = Arc::new(Pool::new(threads));
+        let pool = Arc::new(if options.pin { Pool::pinned(threads) } else { Pool::new(threads) });
         Ok(CpuBackend { kernels: verified(kernels).tuned(options.tuning), pool, head: options.head })
     }
 
@@ -101,5 +103,34 @@ impl Backend for CpuBackend {
     ) -> Result<Box<dyn Stage>, BackendError> {
         let pool = Arc::clone(&self.pool);
         Ok(Box::new(stage::CpuStage::build(self.kernels, pool, self.head, graph, layers, kv, progress)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Batch, BatchSequence, LogitsFor, Outputs};
+    use crate::demo;
+    use crate::model::build_graph;
+    use sterna_cpu::AlignedBuf;
+    use sterna_cpu::kv::KvType;
+
+    #[test]
+    fn a_block_takes_five_parallel_regions_in_decode() {
+        let graph = build_graph(Arc::new(demo::checkpoint().expect("the demo model"))).expect("a graph");
+        let backend = CpuBackend::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).expect("a backend");
+        let blocks = graph.blocks().len();
+        let kv = KvOptions { kind: KvType::F16, pages: 8 };
+        let mut stage = backend.build_stage(&graph, 1..blocks + 1, kv, &()).expect("a stage");
+        let (mut hidden, mut outputs) = (AlignedBuf::<f32>::zeroed(graph.config().hidden_size), Outputs::default());
+        hidden.fill(0.1);
+        let pages: Vec<u32> = (0..8).collect();
+        for position in [0, 1, 500] {
+            let sequence = BatchSequence { tokens: &[1], position, pages: &pages, logits: LogitsFor::None };
+            let before = backend.pool.regions();
+            stage.forward(&Batch { sequences: vec![sequence] }, &mut hidden, &mut outputs).expect("a pass");
+            let regions = backend.pool.regions() - before;
+            assert!(regions <= 5 * blocks as u64, "{regions} regions for {blocks} blocks at {position}");
+        }
     }
 }
