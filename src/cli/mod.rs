@@ -29,8 +29,9 @@ struct Cli {
 
 const LONG_ABOUT: &str = "Runs ternary (\"1-bit\", BitNet b1.58) language models on any machine.
 
-MODEL is a GGUF file (I2_S, TQ1_0, TQ2_0), a Hugging Face folder (config.json and *.safetensors), or `demo`, a small
-model that is part of this program and tells fairy tales. Without MODEL, the demo model runs.
+MODEL is a GGUF file (I2_S, TQ1_0, TQ2_0), a Hugging Face folder (config.json and *.safetensors),
+or `demo`, a small model that is part of this program and tells fairy tales. Without MODEL, the
+demo model runs.
 
   sterna run \"Once upon a time\"                the demo model continues a text
   sterna run model.gguf \"Once upon a time\"     your model does
