@@ -1,8 +1,9 @@
 //! Every kernel against the limits of the machine, measured in turns in one run.
 //!
 //! ```sh
-//! cargo bench -p sterna-cpu                                   # everything; takes minutes
-//! cargo bench -p sterna-cpu -- isa=avx512 layout=t16 tokens=1,512 threads=1,2 shape=6912x2560 from=dram rounds=9
+//! cargo bench -p sterna-cpu --bench kernels                    # everything; takes minutes
+//! cargo bench -p sterna-cpu --bench kernels -- isa=avx512 layout=t16 tokens=1,512 threads=1,2 shape=6912x2560 \
+//!     from=dram rounds=9
 //! ```
 //!
 //! Weights come from memory (`dram`: more matrices than the caches hold, one after the other) or from the caches

@@ -84,8 +84,8 @@ impl Plan {
         let all_groups: usize = groups.clone().sum();
         let chunks = |chunk: usize| groups.clone().map(|groups| groups.div_ceil(chunk)).sum::<usize>();
         if tokens <= kernels.tokens() {
-            // A stream of weights: at least four tasks a thread, as far as there are groups.
-            let fair = all_groups.div_ceil(4 * pool.threads());
+            // A stream of weights: at least eight tasks a thread, as far as there are groups.
+            let fair = all_groups.div_ceil(8 * pool.threads());
             let group_bytes = kernels.layout().bytes(GROUP, acts.cols());
             let chunk = (tuning.task_bytes / group_bytes).clamp(1, fair.max(1)).next_multiple_of(2);
             return Plan { chunk, shares: 1, share: tokens, block: tokens, tasks: chunks(chunk) };

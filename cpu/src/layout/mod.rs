@@ -77,8 +77,8 @@ impl Layout {
     /// Reads row `r` of a group back, as far as `out` reaches.
     pub(crate) fn unpack_row(self, group: &[u8], r: usize, out: &mut [i8]) {
         match self {
-            Layout::T16 => unpack_words(group, r, out, t16::codes),
-            Layout::T16x5 => unpack_words(group, r, out, t16x5::codes),
+            Layout::T16 => unpack_words(group, r, out, t16::fields),
+            Layout::T16x5 => unpack_words(group, r, out, t16x5::fields),
         }
     }
 }
@@ -111,11 +111,15 @@ fn pack_words<const COLS: usize>(values: &[i8], r: usize, group: &mut [u8], pack
 }
 
 /// Reads a row back whose part of a tile is the word `r` of the tile.
-fn unpack_words<const FIELDS: usize>(group: &[u8], r: usize, out: &mut [i8], codes: impl Fn(u8) -> [u8; FIELDS]) {
+fn unpack_words<const FIELDS: usize>(
+    group: &[u8],
+    r: usize,
+    out: &mut [i8],
+    fields: impl Fn(&[u8; 4]) -> [[u8; 4]; FIELDS],
+) {
     for (out, tile) in out.chunks_mut(4 * FIELDS).zip(group.as_chunks::<64>().0) {
-        for (c, out) in out.iter_mut().enumerate() {
-            *out = codes(tile[4 * r + c % 4])[c / 4] as i8 - 1;
-        }
+        let codes = fields(&tile.as_chunks().0[r]);
+        out.iter_mut().zip(codes.as_flattened()).for_each(|(out, &code)| *out = code as i8 - 1);
     }
 }
 
@@ -271,9 +275,10 @@ mod tests {
         for n in 0..243usize {
             let values: [i8; t16x5::COLS] = std::array::from_fn(|c| (n / 3usize.pow(c as u32 / 4) % 3) as i8 - 1);
             let byte = t16x5::pack(&values)[0];
-            assert_eq!(t16x5::codes(byte).map(|c| c as i8 - 1), std::array::from_fn(|f| values[4 * f]));
+            let codes = t16x5::fields(&[byte]).map(|[code]| code);
+            assert_eq!(codes.map(|c| c as i8 - 1), std::array::from_fn(|f| values[4 * f]));
             // The upper six bits alone tell the last code.
-            assert_eq!((byte & !3) / 84, t16x5::codes(byte)[4]);
+            assert_eq!((byte & !3) / 84, codes[4]);
         }
     }
 

@@ -14,7 +14,8 @@ pub(super) fn pack(values: &[i8; COLS]) -> [u8; 4] {
     std::array::from_fn(|b| code(b) | code(4 + b) << 2 | code(8 + b) << 4 | code(12 + b) << 6)
 }
 
-/// The codes that a byte holds, field by field.
-pub(crate) fn codes(byte: u8) -> [u8; 4] {
-    std::array::from_fn(|f| byte >> (2 * f) & 3)
+/// The codes of some bytes, field by field. Without branches: it becomes vector code.
+#[inline(always)]
+pub(crate) fn fields<const N: usize>(bytes: &[u8; N]) -> [[u8; N]; 4] {
+    std::array::from_fn(|f| bytes.map(|byte| (byte >> (2 * f)) & 3))
 }

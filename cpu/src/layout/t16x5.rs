@@ -15,15 +15,20 @@ pub(super) fn pack(values: &[i8; COLS]) -> [u8; 4] {
     std::array::from_fn(|b| (0..5).map(|f| (values[4 * f + b] + 1) as u8 * PLACES[f]).sum())
 }
 
-/// The codes that a byte holds, field by field. Without branches: a loop over bytes becomes vector code.
+/// The codes of some bytes, field by field. Without branches: it becomes vector code.
 #[inline(always)]
-pub(crate) fn codes(byte: u8) -> [u8; 5] {
+pub(crate) fn fields<const N: usize>(bytes: &[u8; N]) -> [[u8; N]; 5] {
+    let (four, rest) = divide(bytes, PLACES[4]);
+    let (three, rest) = divide(&rest, PLACES[3]);
+    let (two, rest) = divide(&rest, PLACES[2]);
+    let (one, zero) = divide(&rest, PLACES[1]);
+    [zero, one, two, three, four]
+}
+
+/// Quotients and remainders of bytes below `3 · by`.
+#[inline(always)]
+fn divide<const N: usize>(x: &[u8; N], by: u8) -> ([u8; N], [u8; N]) {
     // Unsigned, `min(x, x - m)` is `x` less `m` if it is not below it.
     let less = |x: u8, m: u8| x.min(x.wrapping_sub(m));
-    let digit = |x: u8, m: u8| u8::from(x >= m) + u8::from(x >= 2 * m);
-    let rest = |x: u8, m: u8| less(less(x, 2 * m), m);
-    let (r4, r3) = (rest(byte, PLACES[4]), rest(rest(byte, PLACES[4]), PLACES[3]));
-    let r2 = rest(r3, PLACES[2]);
-    let one = digit(r2, PLACES[1]);
-    [r2 - 3 * one, one, digit(r3, PLACES[2]), digit(r4, PLACES[3]), digit(byte, PLACES[4])]
+    (x.map(|x| u8::from(x >= by) + u8::from(x >= 2 * by)), x.map(|x| less(less(x, 2 * by), by)))
 }

@@ -102,6 +102,15 @@ unsafe fn narrow<S: Dot, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums: 
                 few::<S, L, A, 2, 1, 1>(tiles, q, out);
                 continue;
             }
+            if tokens <= 3 {
+                // Half a group after the other: then a sum for each field fits into the registers.
+                for n in 0..2 {
+                    let tiles = Tiles { start: tiles.start.add(n * tiles.apart), ..tiles };
+                    let out = Sums { start: out.at(n, 0), ..out };
+                    for_tokens!(tokens, [2, 3], |T| few::<S, L, A, 1, 1, T>(tiles, q, out));
+                }
+                continue;
+            }
             for first in (0..tokens).step_by(share(tokens, NARROW)) {
                 let (q, out) = (q.skip(first), out.skip(first, share(tokens, NARROW)));
                 for_tokens!(out.tokens, [2, 4, 6], |T| many::<S, L, A, 2, T>(tiles, q, out));
