@@ -31,6 +31,28 @@ fn main() {
     let mut bytes = vec![0u8; rows * COLS * 2];
     let x: Vec<f32> = (0..96 * COLS).map(|_| normal() * 2.0).collect();
 
+    for (ty, bytes) in [(DenseType::Q8_0, 34), (DenseType::Q6K, 210)] {
+        // Any bytes will do but for the scales, which are f16.
+        let block = if bytes == 34 { 0..2 } else { 208..210 };
+        let mut bytes: Vec<u8> = (0..rows * COLS / ty.block_len() * bytes).map(|i| (i * 37 >> 3) as u8).collect();
+        bytes.chunks_exact_mut(ty.block_bytes()).for_each(|b| b[block.clone()].copy_from_slice(&[0, 0x1c]));
+        let matrix = DenseMatrix { ty, rows, cols: COLS, bytes: &bytes };
+        for threads in [1, 2] {
+            let (pool, mut scratch, mut out) = (Pool::new(threads), AlignedBuf::default(), vec![0.0; rows]);
+            let mut best = f64::INFINITY;
+            for _ in 0..3 {
+                let start = Instant::now();
+                logits(&pool, isa, matrix, &x[..COLS], &mut scratch, &mut out);
+                best = best.min(start.elapsed().as_secs_f64());
+            }
+            println!(
+                "{isa}, {ty:?} rows, {threads} threads: {:.2} ms, {:.1} GB/s",
+                best * 1e3,
+                bytes.len() as f64 / best / 1e9
+            );
+        }
+    }
+
     for ty in [DenseType::F16, DenseType::Bf16] {
         for (i, row) in bytes.chunks_exact_mut(COLS * 2).enumerate() {
             let start = i * 7919 % (noise.len() - COLS);

@@ -124,9 +124,9 @@ fn products_body<S: Registers>(
     for (part, x) in x.chunks(TOKENS * cols).enumerate() {
         let sink = &mut |token: usize, row: usize, values: &[f32]| sink(part * TOKENS + token, row, values);
         match ty {
-            DenseType::F16 => rows::<S, F16>(bytes, cols, x, 0, sink),
-            DenseType::Bf16 => rows::<S, Bf16>(bytes, cols, x, 0, sink),
-            DenseType::F32 => rows::<S, F32>(bytes, cols, x, 0, sink),
+            DenseType::F16 => rows::<S, F16, true>(bytes, cols, x, 0, sink),
+            DenseType::Bf16 => rows::<S, Bf16, true>(bytes, cols, x, 0, sink),
+            DenseType::F32 => rows::<S, F32, true>(bytes, cols, x, 0, sink),
             DenseType::Q8_0 | DenseType::Q6K | DenseType::Q5_0 | DenseType::Q4_0 => {
                 for (group, bytes) in bytes.chunks(ROWS * row_bytes).enumerate() {
                     let count = bytes.len() / row_bytes;
@@ -134,28 +134,35 @@ fn products_body<S: Registers>(
                         dequantize_row_body::<S>(ty, bytes, row);
                     }
                     let widened = bytemuck::cast_slice(&widened[..count * cols]);
-                    rows::<S, F32>(widened, cols, x, group * ROWS, sink);
+                    rows::<S, F32, false>(widened, cols, x, group * ROWS, sink);
                 }
             }
         }
     }
 }
 
-/// The products of the rows of `bytes`, the first of which is row `first` to the sink.
+/// The products of the rows of `bytes`, the first of which is row `first` to the sink. With `STREAM`, the bytes are part
+/// of a stream, which goes on behind them.
 #[inline(always)]
-fn rows<S: Registers, N: Numbers>(bytes: &[u8], cols: usize, x: &[f32], first: usize, sink: &mut Sink<'_>) {
+fn rows<S: Registers, N: Numbers, const STREAM: bool>(
+    bytes: &[u8],
+    cols: usize,
+    x: &[f32],
+    first: usize,
+    sink: &mut Sink<'_>,
+) {
     // One token alone is a matter of memory: two rows hide the latency of their sums, and leave the nearest cache to
     // what is prefetched.
     let rest = match x.len() / cols {
-        1 => groups_of_rows::<S, N, 2>(bytes, cols, x, first, sink),
-        _ => groups_of_rows::<S, N, ROWS>(bytes, cols, x, first, sink),
+        1 => groups_of_rows::<S, N, 2, STREAM>(bytes, cols, x, first, sink),
+        _ => groups_of_rows::<S, N, ROWS, STREAM>(bytes, cols, x, first, sink),
     };
-    groups_of_rows::<S, N, 1>(&bytes[rest * cols * N::BYTES..], cols, x, first + rest, sink);
+    groups_of_rows::<S, N, 1, STREAM>(&bytes[rest * cols * N::BYTES..], cols, x, first + rest, sink);
 }
 
 /// As [`rows`], for whole groups of `R` rows; returns how many rows those are.
 #[inline(always)]
-fn groups_of_rows<S: Registers, N: Numbers, const R: usize>(
+fn groups_of_rows<S: Registers, N: Numbers, const R: usize, const STREAM: bool>(
     bytes: &[u8],
     cols: usize,
     x: &[f32],
@@ -165,14 +172,14 @@ fn groups_of_rows<S: Registers, N: Numbers, const R: usize>(
     let groups = bytes.chunks_exact(R * cols * N::BYTES);
     let count = groups.len() * R;
     for (group, bytes) in groups.enumerate() {
-        tokens::<S, N, R>(bytes, cols, x, first + group * R, sink);
+        tokens::<S, N, R, STREAM>(bytes, cols, x, first + group * R, sink);
     }
     count
 }
 
 /// All tokens with `R` rows, in the largest blocks that the registers hold. The first of them asks for the rows behind.
 #[inline(always)]
-fn tokens<S: Registers, N: Numbers, const R: usize>(
+fn tokens<S: Registers, N: Numbers, const R: usize, const STREAM: bool>(
     bytes: &[u8],
     cols: usize,
     x: &[f32],
@@ -182,9 +189,9 @@ fn tokens<S: Registers, N: Numbers, const R: usize>(
     let count = x.len() / cols;
     let mut emit = |token: usize, row: usize, values: &[f32]| sink(token, row, values);
     let mut token = match count {
-        6.. if S::WIDE => emit_block(0, row, block::<S, N, R, 6, true>(bytes, cols, x), &mut emit),
-        2.. if S::WIDE => emit_block(0, row, block::<S, N, R, 2, true>(bytes, cols, x), &mut emit),
-        _ => emit_block(0, row, block::<S, N, R, 1, true>(bytes, cols, x), &mut emit),
+        6.. if S::WIDE => emit_block(0, row, block::<S, N, R, 6, STREAM>(bytes, cols, x), &mut emit),
+        2.. if S::WIDE => emit_block(0, row, block::<S, N, R, 2, STREAM>(bytes, cols, x), &mut emit),
+        _ => emit_block(0, row, block::<S, N, R, 1, STREAM>(bytes, cols, x), &mut emit),
     };
     while token < count {
         let x = &x[token * cols..];

@@ -75,7 +75,7 @@ impl Finder {
     /// # Panics
     /// If a token has other columns than the matrix.
     pub fn bound<'a>(&mut self, head: Head<'_>, x: impl ExactSizeIterator<Item = &'a [f32]>) {
-        self.tokens.set(x, head.copy.cols());
+        self.tokens.set(head.isa, x, head.copy.cols());
         self.intervals.set(head.pool, head.isa, head.copy, &self.tokens);
     }
 

@@ -153,10 +153,17 @@ fn few_tokens<S: Integers, const T: usize>(part: &Part<'_>, first: usize, low: &
     let groups = part.values.chunks(GROUP * stride).zip(part.bounds.chunks(GROUP));
     for (group, (values_of_rows, bounds)) in groups.enumerate() {
         let mut sums = [[0.0f64; GROUP]; T];
-        for (r, row) in values_of_rows.chunks_exact(stride).enumerate() {
-            for (sums, sum) in sums.iter_mut().zip(S::products::<T>(row, values, stride)) {
-                sums[r] = sum;
+        // Two rows share the reads of the tokens.
+        let mut pairs = values_of_rows.chunks_exact(2 * stride);
+        for (i, pair) in pairs.by_ref().enumerate() {
+            let [first, second] = S::products::<2, T>(pair, values, stride);
+            for t in 0..T {
+                (sums[t][2 * i], sums[t][2 * i + 1]) = (first[t], second[t]);
             }
+        }
+        if !pairs.remainder().is_empty() {
+            let [last] = S::products::<1, T>(pairs.remainder(), values, stride);
+            sums.iter_mut().zip(last).for_each(|(sums, sum)| sums[bounds.len() - 1] = sum);
         }
         for (t, sums) in sums.iter().enumerate() {
             let ends = t * rows + group * GROUP..t * rows + group * GROUP + bounds.len();

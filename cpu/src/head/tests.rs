@@ -117,7 +117,7 @@ fn check(
         let copy = Int8Rows::pack(isa, matrix, |range| covered += range.len());
         assert_eq!(covered, bytes.len());
         let mut tokens = Tokens::default();
-        tokens.set(x.chunks_exact(cols), cols);
+        tokens.set(isa, x.chunks_exact(cols), cols);
         let mut intervals = Intervals::default();
         intervals.set(&pool, isa, &copy, &tokens);
         for (token, exact) in exact.chunks_exact(rows).enumerate() {
