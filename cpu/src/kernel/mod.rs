@@ -1,8 +1,9 @@
 //! The integer kernels: one file per instruction set, one table for all.
 //!
-//! A kernel multiplies groups of 16 packed rows ([`crate::layout`]) with the int8 rows of several tokens and gives the
+//! A kernel multiplies groups of packed rows ([`crate::layout`]) with the int8 rows of several tokens and gives the
 //! exact sums over codes, `Σ (w + 1) · q`; [`mod@crate::linear`] subtracts `Σ q` and applies the scales.
 
+mod lut;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod operand;
 mod portable;
@@ -67,7 +68,7 @@ impl Block<'_> {
         assert!((1..=entry.tokens).contains(&self.tokens) && self.group_bytes > 0, "kernel: tokens or columns");
         assert!(self.group_bytes.is_multiple_of(layout.tile_bytes()), "kernel: whole tiles");
         assert!(self.tiles.len().is_multiple_of(self.group_bytes), "kernel: whole groups");
-        assert_eq!(sums.len(), self.groups() * self.tokens, "kernel: sums");
+        assert_eq!(sums.len(), self.groups() * layout.parts() * self.tokens, "kernel: sums");
         let cols = self.group_bytes / layout.tile_bytes() * layout.tile_cols();
         let fits = match (self.operand, entry.form) {
             (Operand::Rows { q, stride }, Form::Rows | Form::Panels) => {
@@ -84,7 +85,8 @@ impl Block<'_> {
     }
 }
 
-/// Sums of 16 rows for each group and token: `sums[group · tokens + token]`.
+/// Sums of 16 rows for each token: `sums[part · tokens + token]`, where the parts of a group follow each other
+/// ([`Layout::parts`]).
 ///
 /// Its caller has checked the block, and the machine has what the kernel's entry in the table asks for.
 type Kernel = unsafe fn(Block<'_>, &mut [[i32; GROUP]]);
@@ -98,7 +100,6 @@ pub(crate) enum Form {
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no kernel of the architecture reads panels"))]
     Panels,
     /// Tables, built once per token.
-    #[allow(dead_code, reason = "for kernels that look up")]
     Tables(TableBuilder),
 }
 
@@ -188,7 +189,7 @@ impl Kernels {
         self.entry.tokens
     }
 
-    /// The sums of all groups and tokens of `block`: `sums[group · tokens + token]`.
+    /// The sums of all rows and tokens of `block`: `sums[part · tokens + token]`, see [`Kernel`].
     pub(crate) fn multiply(&self, block: Block<'_>, sums: &mut [[i32; GROUP]]) {
         block.check(self.entry, sums);
         // SAFETY: `find` gives kernels that this machine can run, and `check` has found the block in bounds.
