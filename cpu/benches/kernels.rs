@@ -92,6 +92,8 @@ struct Case<'a> {
     /// Share of the read bandwidth, and of the rate of the int8 instruction, that were measured just before.
     of_read: Vec<f64>,
     of_int8: Vec<f64>,
+    /// Seconds to quantize the activations.
+    prepare: Vec<f64>,
 }
 
 impl Case<'_> {
@@ -105,7 +107,14 @@ impl Case<'_> {
     }
 
     /// Measures the limits, then runs once.
-    fn measure(&mut self, pool: &Pool, probe: &ReadProbe, limits: &mut Limits) {
+    fn measure(&mut self, pool: &Pool, x: &[f32], probe: &ReadProbe, limits: &mut Limits) {
+        // The second time, as in a loop over tokens: with code and buffers in the caches.
+        let mut start = Instant::now();
+        for _ in 0..2 {
+            start = Instant::now();
+            self.acts.quantize(pool, &self.kernels, x, self.acts.cols(), None);
+        }
+        self.prepare.push(start.elapsed().as_secs_f64());
         let isa = self.kernels.isa();
         let read = probe.gbps(pool, Isa::detect());
         limits.read.push(read);
@@ -151,8 +160,8 @@ fn main() {
     let options = Options::from_args();
     let probe = ReadProbe::new(DRAM_BYTES);
     println!(
-        "{:<22} {:<9} {:<10} {:<5} {:>2} {:>4} {:>8} {:>8} {:>7} {:>7}",
-        "kernel", "isa", "shape", "from", "T", "tok", "GB/s", "GMAC/s", "% read", "% int8"
+        "{:<22} {:<9} {:<10} {:<5} {:>2} {:>4} {:>8} {:>8} {:>7} {:>7} {:>8}",
+        "kernel", "isa", "shape", "from", "T", "tok", "GB/s", "GMAC/s", "% read", "% int8", "prep µs"
     );
     for &threads in &options.threads {
         let pool = Pool::new(threads);
@@ -180,12 +189,13 @@ fn main() {
                             let matrices = &matrices[..matrices.len().min(4096 / tokens).max(1)];
                             let out = vec![0.0; tokens * rows];
                             let (seconds, of_read, of_int8) = (Vec::new(), Vec::new(), Vec::new());
-                            cases.push(Case { kernels, matrices, acts, out, seconds, of_read, of_int8 });
+                            let prepare = Vec::new();
+                            cases.push(Case { kernels, matrices, acts, out, seconds, of_read, of_int8, prepare });
                         }
                     }
                     for _ in 0..options.rounds {
                         for case in &mut cases {
-                            case.measure(&pool, &probe, &mut limits);
+                            case.measure(&pool, &x, &probe, &mut limits);
                         }
                     }
                     for case in &cases {
@@ -193,7 +203,7 @@ fn main() {
                         let gmacs = case.macs() / seconds / 1e9;
                         let isa = case.kernels.isa();
                         println!(
-                            "{:<22} {:<9} {:<10} {:<5} {:>2} {:>4} {:>8.1} {:>8.1} {:>7.1} {:>7}",
+                            "{:<22} {:<9} {:<10} {:<5} {:>2} {:>4} {:>8.1} {:>8.1} {:>7.1} {:>7} {:>8.1}",
                             case.kernels.name(),
                             isa.name(),
                             format!("{rows}x{cols}"),
@@ -207,6 +217,7 @@ fn main() {
                                 true => "-".into(),
                                 false => format!("{:.1}", 100.0 * median(case.of_int8.iter().copied())),
                             },
+                            1e6 * median(case.prepare.iter().copied()),
                         );
                     }
                 }
