@@ -222,7 +222,7 @@ fn with_memory<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Isa;
+    use crate::{Isa, Layout};
 
     #[test]
     fn halves_round_to_even_and_the_scale_is_exact() {
@@ -244,12 +244,12 @@ mod tests {
 
     #[test]
     fn padding_stays_zero_when_the_width_changes() {
-        let (pool, kernels) = (Pool::new(1), Kernels::get(Isa::Scalar));
+        let (pool, kernels) = (Pool::new(1), Kernels::with(Isa::Scalar, Layout::T16));
         let mut acts = Activations::default();
         for cols in [100, 70, 130, 10, 100] {
             acts.quantize(&pool, &kernels, &vec![1.0; 3 * cols], cols, None);
             let Operand::Rows { q, stride } = acts.operand(&kernels, 0) else {
-                panic!("the portable kernels read rows")
+                panic!("the portable kernels for T16 read rows")
             };
             for row in q.chunks_exact(stride).take(3) {
                 assert!(row[..cols].iter().all(|&q| q == 127) && row[cols..].iter().all(|&q| q == 0), "{cols}");

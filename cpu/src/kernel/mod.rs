@@ -133,6 +133,25 @@ impl Default for Tuning {
     }
 }
 
+/// How kernels make sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Multiply-adds.
+    Multiply,
+    /// Look-ups in tables that are made of the activations.
+    LookUp,
+}
+
+impl Method {
+    /// The layout that suits the kernels of `isa` that work this way best.
+    pub fn layout(self, isa: Isa) -> Layout {
+        match self {
+            Method::Multiply => table::best_multiplied(isa),
+            Method::LookUp => table::best_looked_up(isa),
+        }
+    }
+}
+
 /// The kernels of one instruction set for one layout.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernels {

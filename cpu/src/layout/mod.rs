@@ -332,8 +332,7 @@ mod tests {
     #[test]
     fn bytes_of_the_looked_up_layouts_are_as_documented() {
         let values = |row: usize, first: usize, len: usize| (first..first + len).map(move |col| value(row, col));
-        let number =
-            |row, first, len| values(row, first, len).fold(0, |number, w| 3 * i32::from(number) + i32::from(w));
+        let number = |row, first, len| values(row, first, len).fold(0, |number, w| 3 * number + i32::from(w));
         // Row 130 (group 1, r = 2); padding of the group's other rows and columns.
         let (lut2, lut3) = (pack(Layout::Lut2, 131, 20), pack(Layout::Lut3, 131, 25));
         let lut5 = pack(Layout::Lut5, 131, 31);

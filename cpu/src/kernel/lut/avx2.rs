@@ -46,7 +46,7 @@ unsafe fn nibbles<const V: usize>(tile: *const u8, run: usize) -> [__m256i; V] {
     // SAFETY: the caller's promise.
     unsafe {
         let bytes = load::<V>(tile.add(LUT_ROWS * (run / 2)));
-        let shifted = if run % 2 == 0 { bytes } else { bytes.map(|bytes| _mm256_srli_epi16::<4>(bytes)) };
+        let shifted = if run.is_multiple_of(2) { bytes } else { bytes.map(|bytes| _mm256_srli_epi16::<4>(bytes)) };
         shifted.map(|bytes| _mm256_and_si256(bytes, _mm256_set1_epi8(15)))
     }
 }

@@ -15,8 +15,11 @@ pub(in crate::kernel) const LUT5_FORM: Form = Form::Tables(tables_x86::LUT5);
 /// Registers that hold a byte of each row of a group.
 const VECTORS: usize = LUT_ROWS / 64;
 
-/// The low and the high plane of a group.
-type Planes = [[__m512i; VECTORS]; 2];
+/// A byte of each row of a group.
+type Rows = [__m512i; VECTORS];
+
+/// The low and the high plane.
+type Planes = [Rows; 2];
 
 /// How a tile is looked up.
 trait Lookup {
@@ -31,71 +34,87 @@ trait Lookup {
     unsafe fn planes<const T: usize>(tile: *const u8, tables: [*const u8; T]) -> [Planes; T];
 }
 
+/// # Safety
+/// The machine has AVX-512; the bytes are readable.
+#[inline(always)]
+unsafe fn load(bytes: *const u8) -> Rows {
+    // SAFETY: the caller's promise.
+    std::array::from_fn(|v| unsafe { _mm512_loadu_si512(bytes.add(64 * v).cast()) })
+}
+
+/// The bytes whose low nibbles are the indices of run `run` of a tile.
+///
+/// # Safety
+/// The machine has AVX-512; the tile is readable.
+#[inline(always)]
+unsafe fn nibbles(tile: *const u8, run: usize) -> Rows {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let bytes = load(tile.add(LUT_ROWS * (run / 2)));
+        if run.is_multiple_of(2) { bytes } else { bytes.map(|bytes| _mm512_srli_epi16::<4>(bytes)) }
+    }
+}
+
+/// Two planes of 16 bytes, each four times repeated.
+///
+/// # Safety
+/// The machine has AVX-512; the table is readable.
+#[inline(always)]
+unsafe fn repeat(table: *const u8) -> [__m512i; 2] {
+    // SAFETY: the caller's promise.
+    [0, 16].map(|at| unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(table.add(at).cast())) })
+}
+
+/// # Safety
+/// The machine has AVX-512 BW.
+#[inline(always)]
+unsafe fn add(planes: &mut Planes, found: Planes) {
+    for (sum, found) in planes.as_flattened_mut().iter_mut().zip(found.as_flattened()) {
+        // SAFETY: the caller's promise.
+        *sum = unsafe { _mm512_add_epi8(*sum, *found) };
+    }
+}
+
+/// The planes of the sums that are not marked, and the negated planes of those that are.
+///
+/// # Safety
+/// The machine has AVX-512 BW.
+#[inline(always)]
+unsafe fn negate(planes: Planes, marked: [__mmask64; VECTORS]) -> Planes {
+    planes.map(|rows| {
+        // SAFETY: the caller's promise.
+        std::array::from_fn(|v| unsafe { _mm512_mask_sub_epi8(rows[v], marked[v], _mm512_setzero_si512(), rows[v]) })
+    })
+}
+
 /// `vpshufb` or `vpermb`.
 trait Shuffle {
-    /// Looks 64 nibbles up in a table of 16 bytes, four times repeated.
+    /// Looks the low nibbles of 64 bytes up in a table of 16 bytes, four times repeated.
     ///
     /// # Safety
     /// The machine has the instructions.
-    unsafe fn find(table: __m512i, index: __m512i) -> __m512i;
-
-    /// Makes 64 indices of the low nibbles of bytes.
-    ///
-    /// # Safety
-    /// The machine has the instructions.
-    unsafe fn low(bytes: __m512i) -> __m512i;
+    unsafe fn find(table: __m512i, bytes: __m512i) -> __m512i;
 }
 
 struct Bw;
 
 impl Shuffle for Bw {
     #[inline(always)]
-    unsafe fn find(table: __m512i, index: __m512i) -> __m512i {
+    unsafe fn find(table: __m512i, bytes: __m512i) -> __m512i {
         // SAFETY: the caller's promise.
-        unsafe { _mm512_shuffle_epi8(table, index) }
-    }
-
-    #[inline(always)]
-    unsafe fn low(bytes: __m512i) -> __m512i {
-        // SAFETY: the caller's promise.
-        unsafe { _mm512_and_si512(bytes, _mm512_set1_epi8(15)) }
+        unsafe { _mm512_shuffle_epi8(table, _mm512_and_si512(bytes, _mm512_set1_epi8(15))) }
     }
 }
 
 struct Vbmi;
 
 impl Shuffle for Vbmi {
-    #[inline(always)]
-    unsafe fn find(table: __m512i, index: __m512i) -> __m512i {
-        // SAFETY: the caller's promise.
-        unsafe { _mm512_permutexvar_epi8(index, table) }
-    }
-
     /// `vpermb` looks at six bits; the table repeats every 16 bytes, so four of them count.
     #[inline(always)]
-    unsafe fn low(bytes: __m512i) -> __m512i {
-        bytes
+    unsafe fn find(table: __m512i, bytes: __m512i) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_permutexvar_epi8(bytes, table) }
     }
-}
-
-/// 16 bytes, four times repeated.
-///
-/// # Safety
-/// The machine has AVX-512; the bytes are readable.
-#[inline(always)]
-unsafe fn repeat(table: *const u8) -> __m512i {
-    // SAFETY: the caller's promise.
-    unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(table.cast())) }
-}
-
-/// A byte of each row of a group.
-///
-/// # Safety
-/// The machine has AVX-512; the bytes are readable.
-#[inline(always)]
-unsafe fn load(bytes: *const u8) -> [__m512i; VECTORS] {
-    // SAFETY: the caller's promise.
-    std::array::from_fn(|v| unsafe { _mm512_loadu_si512(bytes.add(64 * v).cast()) })
 }
 
 struct Lut2<S>(S);
@@ -109,20 +128,11 @@ impl<S: Shuffle> Lookup for Lut2<S> {
         // SAFETY: the caller's promise.
         unsafe {
             let mut planes = [[[_mm512_setzero_si512(); VECTORS]; 2]; T];
-            for i in 0..4 {
-                let bytes = load(tile.add(LUT_ROWS * i));
-                let index = [bytes.map(|b| S::low(b)), bytes.map(|b| S::low(_mm512_srli_epi16::<4>(b)))];
+            for run in 0..LUT2.runs() {
+                let bytes = nibbles(tile, run);
                 for token in 0..T {
-                    for j in 0..2 {
-                        let table = tables[token].add(Self::TABLE * (2 * i + j));
-                        for plane in 0..2 {
-                            let table = repeat(table.add(16 * plane));
-                            for v in 0..VECTORS {
-                                let sum = &mut planes[token][plane][v];
-                                *sum = _mm512_add_epi8(*sum, S::find(table, index[j][v]));
-                            }
-                        }
-                    }
+                    let table = repeat(tables[token].add(Self::TABLE * run));
+                    add(&mut planes[token], table.map(|table| bytes.map(|bytes| S::find(table, bytes))));
                 }
             }
             planes
@@ -141,27 +151,16 @@ impl Lookup for Lut3 {
     unsafe fn planes<const T: usize>(tile: *const u8, tables: [*const u8; T]) -> [Planes; T] {
         // SAFETY: the caller's promise.
         unsafe {
-            let zero = _mm512_setzero_si512();
-            let mut planes = [[[zero; VECTORS]; 2]; T];
+            let mut planes = [[[_mm512_setzero_si512(); VECTORS]; 2]; T];
             let signs = load(tile.add(lut3::SIGNS));
-            for i in 0..4 {
-                let bytes = load(tile.add(LUT_ROWS * i));
-                let index = [bytes.map(|b| Bw::low(b)), bytes.map(|b| Bw::low(_mm512_srli_epi16::<4>(b)))];
-                for j in 0..2 {
-                    let run = 2 * i + j;
-                    let bit = _mm512_set1_epi8((128u8 >> run) as i8);
-                    let negative = signs.map(|signs| _mm512_test_epi8_mask(signs, bit));
-                    for token in 0..T {
-                        for plane in 0..2 {
-                            let table = repeat(tables[token].add(Self::TABLE * run + 16 * plane));
-                            for v in 0..VECTORS {
-                                let sum = &mut planes[token][plane][v];
-                                let found = Bw::find(table, index[j][v]);
-                                let found = _mm512_mask_sub_epi8(found, negative[v], zero, found);
-                                *sum = _mm512_add_epi8(*sum, found);
-                            }
-                        }
-                    }
+            for run in 0..LUT3.runs() {
+                let bytes = nibbles(tile, run);
+                let bit = _mm512_set1_epi8((128u8 >> run) as i8);
+                let negative = signs.map(|signs| _mm512_test_epi8_mask(signs, bit));
+                for token in 0..T {
+                    let table = repeat(tables[token].add(Self::TABLE * run));
+                    let found = table.map(|table| bytes.map(|bytes| Bw::find(table, bytes)));
+                    add(&mut planes[token], negate(found, negative));
                 }
             }
             planes
@@ -183,36 +182,33 @@ impl Lookup for Lut3Vbmi {
             let mut planes = [[[_mm512_setzero_si512(); VECTORS]; 2]; T];
             let signs = load(tile.add(lut3::SIGNS));
             let fifth = _mm512_set1_epi8(16);
-            macro_rules! run {
-                ($run:literal, $shift:expr) => {
-                    let bytes = load(tile.add(LUT_ROWS * ($run / 2)));
-                    let bytes = if $run % 2 == 0 { bytes } else { bytes.map(|b| _mm512_srli_epi16::<4>(b)) };
-                    // The sign from one, the magnitude from the other. `vpermb` looks at six bits, but the table repeats
-                    // every 32 bytes.
-                    let index: [_; VECTORS] = std::array::from_fn(|v| {
+            macro_rules! runs {
+                ($($run:literal $shift:expr;)*) => {$(
+                    let bytes = nibbles(tile, $run);
+                    // The fifth bit from the signs, the others from the magnitudes.
+                    let index: Rows = std::array::from_fn(|v| {
                         let sign: __m512i = $shift(signs[v]);
                         _mm512_ternarylogic_epi32::<0xca>(fifth, sign, bytes[v])
                     });
                     for token in 0..T {
-                        for plane in 0..2 {
-                            let table = tables[token].add(Self::TABLE * $run + 32 * plane);
-                            let table = _mm512_broadcast_i64x4(_mm256_loadu_si256(table.cast()));
-                            for v in 0..VECTORS {
-                                let sum = &mut planes[token][plane][v];
-                                *sum = _mm512_add_epi8(*sum, _mm512_permutexvar_epi8(index[v], table));
-                            }
-                        }
+                        let table = tables[token].add(Self::TABLE * $run).cast::<__m256i>();
+                        // `vpermb` looks at six bits, but each plane of 32 bytes is repeated.
+                        let table = [0, 1].map(|at| _mm512_broadcast_i64x4(_mm256_loadu_si256(table.add(at))));
+                        let found = table.map(|table| index.map(|index| _mm512_permutexvar_epi8(index, table)));
+                        add(&mut planes[token], found);
                     }
-                };
+                )*};
             }
-            run!(0, |signs| _mm512_srli_epi16::<3>(signs));
-            run!(1, |signs| _mm512_srli_epi16::<2>(signs));
-            run!(2, |signs| _mm512_srli_epi16::<1>(signs));
-            run!(3, |signs| signs);
-            run!(4, |signs| _mm512_slli_epi16::<1>(signs));
-            run!(5, |signs| _mm512_slli_epi16::<2>(signs));
-            run!(6, |signs| _mm512_slli_epi16::<3>(signs));
-            run!(7, |signs| _mm512_slli_epi16::<4>(signs));
+            runs! {
+                0 |signs| _mm512_srli_epi16::<3>(signs);
+                1 |signs| _mm512_srli_epi16::<2>(signs);
+                2 |signs| _mm512_srli_epi16::<1>(signs);
+                3 |signs| signs;
+                4 |signs| _mm512_slli_epi16::<1>(signs);
+                5 |signs| _mm512_slli_epi16::<2>(signs);
+                6 |signs| _mm512_slli_epi16::<3>(signs);
+                7 |signs| _mm512_slli_epi16::<4>(signs);
+            }
             planes
         }
     }
@@ -228,23 +224,16 @@ impl Lookup for Lut5 {
     unsafe fn planes<const T: usize>(tile: *const u8, tables: [*const u8; T]) -> [Planes; T] {
         // SAFETY: the caller's promise.
         unsafe {
-            let zero = _mm512_setzero_si512();
-            let mut planes = [[[zero; VECTORS]; 2]; T];
+            let mut planes = [[[_mm512_setzero_si512(); VECTORS]; 2]; T];
             for run in 0..lut5::RUNS {
                 // `vpermi2b` looks at the seven bits of the magnitude.
-                let index = load(tile.add(LUT_ROWS * run));
-                let negative = index.map(|index| _mm512_movepi8_mask(index));
+                let bytes = load(tile.add(LUT_ROWS * run));
+                let negative = bytes.map(|bytes| _mm512_movepi8_mask(bytes));
                 for token in 0..T {
-                    for plane in 0..2 {
-                        let table = tables[token].add(Self::TABLE * run + 128 * plane).cast();
-                        let (a, b) = (_mm512_loadu_si512(table), _mm512_loadu_si512(table.add(1)));
-                        for v in 0..VECTORS {
-                            let sum = &mut planes[token][plane][v];
-                            let found = _mm512_permutex2var_epi8(a, index[v], b);
-                            let found = _mm512_mask_sub_epi8(found, negative[v], zero, found);
-                            *sum = _mm512_add_epi8(*sum, found);
-                        }
-                    }
+                    let table = tables[token].add(Self::TABLE * run).cast::<__m512i>();
+                    let table = [0, 2].map(|at| [0, 1].map(|half| _mm512_loadu_si512(table.add(at + half))));
+                    let found = table.map(|[a, b]| bytes.map(|bytes| _mm512_permutex2var_epi8(a, bytes, b)));
+                    add(&mut planes[token], negate(found, negative));
                 }
             }
             planes
@@ -319,48 +308,37 @@ unsafe fn group<L: Lookup, const T: usize>(
     // need no alignment; a store goes to an array of its size.
     unsafe {
         let join = _mm512_set1_epi16(i16::from_le_bytes([1, shape.radix as u8]));
-        let (even, odd) = (_mm512_set1_epi32(1), _mm512_set1_epi32(1 << 16));
-        let mut wide = [[[_mm512_setzero_si512(); VECTORS]; 4]; T];
-        let mut t = 0;
-        while t < count {
-            let end = count.min(t + shape.tiles());
-            let mut narrow = [[[_mm512_setzero_si512(); VECTORS]; 2]; T];
-            while t < end {
+        let parity = [_mm512_set1_epi32(1), _mm512_set1_epi32(1 << 16)];
+        // Even and odd rows of the low and high halves of the lanes, by register of rows.
+        let mut wide = [[[[_mm512_setzero_si512(); 2]; 2]; VECTORS]; T];
+        for first in (0..count).step_by(shape.tiles()) {
+            let mut narrow = [[[_mm512_setzero_si512(); 2]; VECTORS]; T];
+            for t in first..count.min(first + shape.tiles()) {
                 let tile = tiles.as_ptr().add(t * tile_bytes);
-                for line in (0..tile_bytes).step_by(64) {
-                    prefetch(tile.add(line), ahead);
-                }
-                let mut here = each;
-                for table in &mut here {
-                    *table = table.add(t * tile_tables);
-                }
-                let planes = L::planes(tile, here);
+                (0..tile_bytes).step_by(64).for_each(|line| prefetch(tile.add(line), ahead));
+                let planes = L::planes::<T>(tile, each.map(|table| table.add(t * tile_tables)));
                 for token in 0..T {
                     for v in 0..VECTORS {
                         let (low, high) = (planes[token][0][v], planes[token][1][v]);
                         let pairs = [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)];
-                        for i in 0..2 {
-                            let joined = _mm512_maddubs_epi16(join, pairs[i]);
-                            narrow[token][i][v] = _mm512_add_epi16(narrow[token][i][v], joined);
+                        for (sum, pairs) in narrow[token][v].iter_mut().zip(pairs) {
+                            *sum = _mm512_add_epi16(*sum, _mm512_maddubs_epi16(join, pairs));
                         }
                     }
                 }
-                t += 1;
             }
-            for token in 0..T {
-                for i in 0..4 {
-                    for v in 0..VECTORS {
-                        let picked = _mm512_madd_epi16(narrow[token][i / 2][v], if i % 2 == 0 { even } else { odd });
-                        wide[token][i][v] = _mm512_add_epi32(wide[token][i][v], picked);
-                    }
+            for (wide, narrow) in
+                wide.as_flattened_mut().as_flattened_mut().iter_mut().zip(narrow.as_flattened().as_flattened())
+            {
+                for (sum, parity) in wide.iter_mut().zip(parity) {
+                    *sum = _mm512_add_epi32(*sum, _mm512_madd_epi16(*narrow, parity));
                 }
             }
         }
-        for token in 0..T {
+        for (token, wide) in wide.iter().enumerate() {
             let mut lanes: Lanes = [[[0; 4]; PARTS]; 4];
-            for i in 0..2 {
-                for v in 0..VECTORS {
-                    let (even, odd) = (wide[token][2 * i][v], wide[token][2 * i + 1][v]);
+            for (v, halves) in wide.iter().enumerate() {
+                for (i, &[even, odd]) in halves.iter().enumerate() {
                     let (low, high) = (_mm512_unpacklo_epi32(even, odd), _mm512_unpackhi_epi32(even, odd));
                     _mm512_storeu_si512(lanes[2 * i].as_mut_ptr().add(4 * v).cast(), low);
                     _mm512_storeu_si512(lanes[2 * i + 1].as_mut_ptr().add(4 * v).cast(), high);

@@ -154,11 +154,12 @@ fn build_lut5(q: &[i8], table: &mut [u8]) {
                 [_mm512_sub_epi16(sum, _mm512_mullo_epi16(high, radix)), high]
             });
             let at = table.as_mut_ptr().cast::<__m512i>();
-            for plane in 0..2 {
-                for half in 0..2 {
-                    let packed = _mm512_packs_epi16(planes[2 * half][plane], planes[2 * half + 1][plane]);
-                    // SAFETY: a table has four registers.
-                    unsafe { _mm512_storeu_si512(at.add(2 * plane + half), packed) };
+            for (half, planes) in planes.as_chunks().0.iter().enumerate() {
+                let [[low, high], [next_low, next_high]] = *planes;
+                // SAFETY: a table has four registers.
+                unsafe {
+                    _mm512_storeu_si512(at.add(half), _mm512_packs_epi16(low, next_low));
+                    _mm512_storeu_si512(at.add(2 + half), _mm512_packs_epi16(high, next_high));
                 }
             }
         }
