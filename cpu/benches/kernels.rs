@@ -181,8 +181,10 @@ fn main() {
                     let x: Vec<f32> = (0..tokens * cols).map(|i| ((i * 7919) % 2001) as f32 - 1000.0).collect();
                     let mut cases = Vec::new();
                     for (layout, matrices) in &matrices {
-                        for &isa in &options.isas {
-                            let kernels = Kernels::with(isa, *layout).tuned(options.tuning);
+                        let wanted =
+                            |kernels: &Kernels| kernels.layout() == *layout && options.isas.contains(&kernels.isa());
+                        for kernels in Kernels::all().filter(wanted) {
+                            let kernels = kernels.tuned(options.tuning);
                             let mut acts = Activations::default();
                             acts.quantize(&pool, &kernels, &x, cols, None);
                             // Many tokens take long enough with few matrices.

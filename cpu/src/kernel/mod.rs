@@ -173,6 +173,12 @@ impl Kernels {
         Kernels { isa, entry: table::find(isa, layout), tuning: Tuning::default() }
     }
 
+    /// All kernels that this machine can run, each once.
+    pub fn all() -> impl Iterator<Item = Kernels> {
+        let usable = table::TABLE.iter().filter(|entry| entry.isa.is_available() && (entry.extra)());
+        usable.map(|entry| Kernels { isa: entry.isa, entry, tuning: Tuning::default() })
+    }
+
     /// The same kernels, tuned otherwise.
     pub fn tuned(self, tuning: Tuning) -> Kernels {
         Kernels { tuning, ..self }
