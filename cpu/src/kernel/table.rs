@@ -64,6 +64,10 @@ pub(super) static TABLE: &[Entry] = &[
     look_up(Isa::Scalar, Layout::Lut2, "Lut2 portable", lut::portable::LUT2, lut::portable::lut2),
     look_up(Isa::Scalar, Layout::Lut3, "Lut3 portable", lut::portable::LUT3, lut::portable::lut3),
     look_up(Isa::Scalar, Layout::Lut5, "Lut5 portable", lut::portable::LUT5, lut::portable::lut5),
+    #[cfg(target_arch = "aarch64")]
+    look_up(Isa::Neon, Layout::Lut2, "Lut2 tbl 128", lut::neon::LUT2_FORM, lut::neon::lut2),
+    #[cfg(target_arch = "aarch64")]
+    look_up(Isa::Neon, Layout::Lut3, "Lut3 tbl 128", lut::neon::LUT3_FORM, lut::neon::lut3),
     #[cfg(target_arch = "x86_64")]
     look_up(Isa::Avx2, Layout::Lut2, "Lut2 pshufb 256", lut::avx2::LUT2_FORM, lut::avx2::lut2),
     #[cfg(target_arch = "x86_64")]

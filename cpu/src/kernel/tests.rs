@@ -43,6 +43,19 @@ fn extremes_do_not_overflow() {
     }
 }
 
+/// Kernels that look up add bytes: the sums of all runs of a tile that have the largest low or high bytes, either sign.
+#[test]
+fn planes_of_tables_do_not_overflow() {
+    let cols = 30 * 24 * 2;
+    for run in [2, 3, 5] {
+        for sum in [15i8, 16, 20, 21, -15, -16, -20, -21] {
+            for weight in [-1, 1] {
+                compare(1, cols, 2, |_| weight, |i| if (i % cols).is_multiple_of(run) { sum } else { 0 });
+            }
+        }
+    }
+}
+
 #[test]
 fn every_kernel_verifies_quickly() {
     for kernels in Kernels::all() {

@@ -21,6 +21,7 @@ macro_rules! weights {
         all
     }};
 }
+#[cfg(target_arch = "x86_64")]
 pub(super) use weights;
 
 static LUT2: [[i16; 16]; lut2::RUN] = weights!(lut2, 16);
@@ -41,7 +42,8 @@ fn sums<const N: usize, const RUN: usize>(weights: &[[i16; N]; RUN], q: &[i8; RU
 
 /// `sum = low + radix · high` with the smallest low: `high` is `sum / radix`, rounded. The radix is odd, so there are no
 /// ties, and the planes of `-sum` are those of `sum`, negated.
-#[cfg(test)]
+#[cfg(any(test, target_arch = "aarch64"))]
+#[inline(always)]
 pub(super) const fn split(sum: i16, radix: i16) -> (i8, i8) {
     let high = (sum as i32 * reciprocal(radix) as i32 + (1 << 14)) >> 15;
     ((sum - high as i16 * radix) as i8, high as i8)
@@ -69,6 +71,28 @@ fn build_sums<const N: usize, const RUN: usize>(weights: &[[i16; N]; RUN], q: &[
     }
 }
 
+/// Tables of two planes: all low bytes of a run, then all high bytes. `MIRROR`: each plane has the negated entries behind
+/// the others.
+#[cfg(target_arch = "aarch64")]
+fn build_planes<const RUN: usize, const RADIX: i16, const MIRROR: bool>(
+    weights: &[[i16; 16]; RUN],
+    q: &[i8],
+    table: &mut [u8],
+) {
+    header(q, table);
+    let size = if MIRROR { 32 } else { 16 };
+    for (q, table) in q.as_chunks().0.iter().zip(table[HEADER..].chunks_exact_mut(2 * size)) {
+        let planes = sums(weights, q).map(|sum| split(sum, RADIX));
+        let (low, high) = bytemuck::cast_slice_mut::<u8, i8>(table).split_at_mut(size);
+        for (plane, values) in [(low, planes.map(|p| p.0)), (high, planes.map(|p| p.1))] {
+            plane[..16].copy_from_slice(&values);
+            if MIRROR {
+                plane[16..].copy_from_slice(&values.map(|v| -v));
+            }
+        }
+    }
+}
+
 pub(super) const fn bytes(cols: usize, run: usize, table: usize) -> usize {
     HEADER + cols / run * table
 }
@@ -80,3 +104,16 @@ pub(super) const LUT3_SUMS: TableBuilder =
     TableBuilder { bytes: |cols| bytes(cols, lut3::RUN, 32), build: |q, table| build_sums(&LUT3, q, table) };
 pub(super) const LUT5_SUMS: TableBuilder =
     TableBuilder { bytes: |cols| bytes(cols, lut5::RUN, 256), build: |q, table| build_sums(&LUT5, q, table) };
+
+/// Planes of 16 bytes, for [`super::neon`].
+#[cfg(target_arch = "aarch64")]
+pub(super) const LUT2_PLANES: TableBuilder = TableBuilder {
+    bytes: |cols| bytes(cols, lut2::RUN, 32),
+    build: |q, table| build_planes::<_, { super::LUT2.radix as i16 }, false>(&LUT2, q, table),
+};
+/// Planes of 32 bytes, magnitudes and the same negated, for [`super::neon`].
+#[cfg(target_arch = "aarch64")]
+pub(super) const LUT3_PLANES: TableBuilder = TableBuilder {
+    bytes: |cols| bytes(cols, lut3::RUN, 64),
+    build: |q, table| build_planes::<_, { super::LUT3.radix as i16 }, true>(&LUT3, q, table),
+};
