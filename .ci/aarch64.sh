@@ -48,7 +48,7 @@ chmod +x "$work/rustc"
 # The tests unwind; the library is built for this target alone.
 RUSTC=$work/rustc RUSTC_BOOTSTRAP=1 CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
     cargo test --package sterna-cpu --lib --no-run --target aarch64-unknown-linux-gnu --target-dir "$work/target" \
-    -Zbuild-std=std,panic_unwind,test --message-format=json >"$work/build.json"
+    -Zbuild-std=std,panic_unwind,test --message-format=json-render-diagnostics >"$work/build.json"
 tests=$(sed -n 's/.*"executable":"\([^"]*sterna_cpu[^"]*\)".*/\1/p' "$work/build.json" | tail -1)
 [ -n "$tests" ] || { echo "no test binary was built"; exit 1; }
 
