@@ -96,6 +96,7 @@ macro_rules! per_isa {
             $crate::simd::instance!(isa, AvxVnni, Avx2<true>, "avx2,fma,f16c,avxvnni",
                 $body [], $($arg: $ty),* $(=> $ret)?);
             $crate::simd::instance!(isa, Avx2, Avx2<false>, "avx2,fma,f16c", $body [], $($arg: $ty),* $(=> $ret)?);
+            let _ = isa;
             $body::<$crate::simd::Portable>($($arg),*)
         }
     };

@@ -1,5 +1,6 @@
 //! Where a kernel finds four columns of a token.
 
+#[cfg(target_arch = "x86_64")]
 use super::{MAX_TOKENS, Quads};
 
 /// The activations of a block, as a pointer.
@@ -46,11 +47,13 @@ impl Source for Rows {
 }
 
 /// Four columns of all tokens after each other.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(super) struct Panel {
     q: *const i8,
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Panel {
     #[inline(always)]
     pub(super) fn new(quads: &[Quads]) -> Panel {
@@ -58,6 +61,7 @@ impl Panel {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Source for Panel {
     #[inline(always)]
     unsafe fn at(self, quad: usize, token: usize) -> *const i8 {

@@ -46,12 +46,6 @@ impl Tiles {
         let turn = count.saturating_sub(ahead / TILE);
         Tiles { start, count, apart, ahead, far: ahead + (groups - 1) * block.group_bytes, turn }
     }
-
-    /// Runs of tiles with the distance to prefetch at.
-    #[inline(always)]
-    fn runs(&self) -> [(std::ops::Range<usize>, usize); 2] {
-        [(0..self.turn, self.ahead), (self.turn..self.count, self.far)]
-    }
 }
 
 /// Where the sums of [`Tiles`] go.

@@ -181,41 +181,41 @@ unsafe fn many<S: Dot, L: Unpack<S>, A: Source, const N: usize, const T: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[S::zero(); T]; N];
-        for (run, ahead) in tiles.runs() {
-            for t in run {
-                let tile = tiles.start.add(t * TILE);
-                let mut half = [L::unpack(S::load(tile)); N];
-                prefetch(tile, ahead);
-                for n in 1..N {
-                    let tile = tile.add(n * tiles.apart);
-                    half[n] = L::unpack(S::load(tile));
-                    // Halves of one tile share its line.
-                    if S::BYTES == TILE {
-                        prefetch(tile, ahead);
-                    }
+        for t in 0..tiles.count {
+            // Of 256 bits, the two vectors are halves of one tile, and the next tile is what comes next.
+            let ahead = if S::BYTES == TILE && t >= tiles.turn { tiles.far } else { tiles.ahead };
+            let tile = tiles.start.add(t * TILE);
+            let mut half = [L::unpack(S::load(tile)); N];
+            prefetch(tile, ahead);
+            for n in 1..N {
+                let tile = tile.add(n * tiles.apart);
+                half[n] = L::unpack(S::load(tile));
+                // Halves of one tile share its line.
+                if S::BYTES == TILE {
+                    prefetch(tile, ahead);
                 }
-                macro_rules! field {
-                    ($field:literal) => {
-                        if $field < L::FIELDS {
-                            let mut codes = [S::zero(); N];
+            }
+            macro_rules! field {
+                ($field:literal) => {
+                    if $field < L::FIELDS {
+                        let mut codes = [S::zero(); N];
+                        for n in 0..N {
+                            codes[n] = L::codes(half[n], $field);
+                        }
+                        for token in 0..T {
+                            let four = S::four(q.at(t * L::FIELDS + $field, token));
                             for n in 0..N {
-                                codes[n] = L::codes(half[n], $field);
-                            }
-                            for token in 0..T {
-                                let four = S::four(q.at(t * L::FIELDS + $field, token));
-                                for n in 0..N {
-                                    sums[n][token] = S::pinned(S::dot(sums[n][token], codes[n], four));
-                                }
+                                sums[n][token] = S::pinned(S::dot(sums[n][token], codes[n], four));
                             }
                         }
-                    };
-                }
-                field!(0);
-                field!(1);
-                field!(2);
-                field!(3);
-                field!(4);
+                    }
+                };
             }
+            field!(0);
+            field!(1);
+            field!(2);
+            field!(3);
+            field!(4);
         }
         for n in 0..N {
             for token in 0..T {
