@@ -6,30 +6,19 @@
 
 #![allow(clippy::needless_range_loop, reason = "the indices number registers")]
 
+mod round;
+
 use super::float::rows_at_once;
 use super::rows::Rows;
-use super::softmax::{row_max, set_header};
+use super::softmax::set_header;
 use super::{BLOCK_LEN, BLOCK_PAGES};
 use crate::Isa;
-use crate::kv::int8::{Codes, KEY_OFFSET, SCALE_BYTES, key_tile, value_tile};
-use crate::kv::{KvLayer, PAGE_LEN, padded, padded_dim};
-use crate::math::{ROUND, exp_negative};
+use crate::kv::int8::{Codes, SCALE_BYTES, key_tile, value_tile};
+use crate::kv::{KvLayer, PAGE_LEN, padded_dim};
 use crate::prefetch::prefetch;
-use crate::simd::{Lanes, absmax, lanes, lanes_mut, largest, per_isa, reduce};
-
-/// The largest number of 64 · high + low with |high| <= 63 and low from -32 to 31.
-const QUERY_MAX: f32 = 4063.0;
-/// The largest number of 128 · high + low with halves of 7 bits.
-const WEIGHT_MAX: f32 = 16383.0;
-/// Below this, a scale's inverse overflows; what it scales counts as 0.
-const SMALLEST: f32 = 1e-30;
-
-/// A row's query in two halves, the factor that its scores get, and what they have too much.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct QueryScale {
-    factor: f32,
-    excess: i32,
-}
+use crate::simd::{Lanes, lanes, lanes_mut, per_isa};
+use round::round_weights;
+pub(super) use round::{QueryScale, query_len, round_queries};
 
 /// Memory of a task.
 pub(super) struct Memory<'a> {
@@ -43,60 +32,6 @@ pub(super) struct Memory<'a> {
     pub(super) weights: &'a mut [u8],
     /// Sums of weighted values, [`padded_dim`] for each row.
     pub(super) sums: &'a mut [i32],
-}
-
-/// Bytes of a row's query.
-pub(super) const fn query_len(head_dim: usize) -> usize {
-    2 * head_dim.next_multiple_of(4)
-}
-
-per_isa! {
-    /// Rounds the queries of all rows.
-    pub(super) fn round_queries(rows: &Rows<'_>, memory: &mut Memory<'_>) = round_queries_body;
-}
-
-#[inline(always)]
-fn round_queries_body<S: Lanes>(rows: &Rows<'_>, memory: &mut Memory<'_>) {
-    let len = query_len(rows.head_dim);
-    let (queries, _) = memory.queries.as_chunks_mut::<4>();
-    let mut first = 0;
-    while first < rows.len() {
-        let count = rows_at_once(most_rows::<S>(), rows.len() - first);
-        let queries = &mut queries[first * len / 4..][..count * len / 4];
-        for row in 0..count {
-            let q = rows.query(first + row);
-            let max = absmax(q);
-            let (step, inverse) = if max > SMALLEST { (max / QUERY_MAX, QUERY_MAX / max) } else { (0.0, 0.0) };
-            let mut sums = [0; 16];
-            for (i, q) in q.chunks(16).enumerate() {
-                let (high, low) = halves(&padded(q), inverse, &mut sums);
-                let quads = high.as_chunks::<4>().0.iter().zip(low.as_chunks::<4>().0);
-                for (quad, (high, low)) in quads.enumerate().take(q.len().div_ceil(4)) {
-                    let at = ((4 * i + quad) * count + row) * 2;
-                    (queries[at], queries[at + 1]) = (*high, *low);
-                }
-            }
-            let sum: i32 = sums.iter().sum();
-            memory.scales[first + row] = QueryScale { factor: step * rows.scale, excess: KEY_OFFSET * sum };
-        }
-        first += count;
-    }
-}
-
-/// The high and low halves of 16 numbers of a query, which are added to `sums`.
-#[inline(always)]
-fn halves(q: &[f32; 16], inverse: f32, sums: &mut [i32; 16]) -> ([u8; 16], [u8; 16]) {
-    let (mut high, mut low) = ([0; 16], [0; 16]);
-    for i in 0..16 {
-        let rounded = (q[i].mul_add(inverse, ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
-        // No change, except where q is not a number.
-        let rounded = rounded.clamp(-(QUERY_MAX as i32), QUERY_MAX as i32);
-        let upper = (rounded + 32) >> 6;
-        high[i] = upper as i8 as u8;
-        low[i] = (rounded - (upper << 6)) as i8 as u8;
-        sums[i] += rounded;
-    }
-    (high, low)
 }
 
 /// Computes the results of all rows for block `block`, whose pages are `pages`; `after` are the pages behind it. The
@@ -254,12 +189,6 @@ fn weigh_page_body<S: Lanes>(rows: &Rows<'_>, page: &Page<'_>, memory: &mut Memo
     }
 }
 
-/// Rows for which there are registers: each needs a sum for both halves.
-#[inline(always)]
-const fn most_rows<S: Lanes>() -> usize {
-    if S::WIDE || S::ROWS < 2 { S::ROWS } else { 2 }
-}
-
 /// 16 times the same four bytes.
 #[inline(always)]
 fn splat<S: Lanes>(bytes: [u8; 4]) -> S::I {
@@ -329,44 +258,6 @@ fn score_lanes<S: Lanes, const R: usize, const L: usize>(
     }
 }
 
-/// Turns the first `seen` (at least 1) scores of a row into weights, times the scales of the values, and rounds them into
-/// `halves`. Returns the maximum of the scores, the sum of the weights, and what a rounded weight of 1 stands for.
-#[inline(always)]
-fn round_weights<S: Lanes>(
-    scores: &mut [f32],
-    seen: usize,
-    values: &[Codes<'_>],
-    halves: &mut [u8],
-) -> (f32, f32, f32) {
-    let max = row_max::<S>(scores, seen);
-    let (splat, mut sum, mut most) = (S::splat(max), S::splat(0.0), S::splat(0.0));
-    // Behind the last position are weights of 0 up to a multiple of 16.
-    let used = seen.next_multiple_of(16);
-    for (scores, values) in scores[..used].chunks_mut(PAGE_LEN).zip(values) {
-        for (scores, scales) in scores.chunks_exact_mut(16).zip(values.scales.chunks_exact(16)) {
-            let weights = exp_negative::<S>(S::sub(S::load(lanes(scores)), splat));
-            sum = S::add(sum, weights);
-            let scaled = S::mul(weights, S::load(lanes(scales)));
-            most = S::max(scaled, most);
-            S::store(scaled, lanes_mut(scores));
-        }
-    }
-    let most = largest(S::array(most));
-    let (step, inverse) = if most > SMALLEST { (most / WEIGHT_MAX, WEIGHT_MAX / most) } else { (0.0, 0.0) };
-    let (high, low) = halves.split_at_mut(BLOCK_LEN);
-    let (inverse, round) = (S::splat(inverse), S::splat(ROUND));
-    for ((weights, high), low) in
-        scores[..used].chunks_exact(16).zip(high.chunks_exact_mut(16)).zip(low.chunks_exact_mut(16))
-    {
-        let rounded = S::bits(S::fma(S::load(lanes(weights)), inverse, round));
-        *lanes_mut(high) = S::seven_bits::<7>(rounded);
-        *lanes_mut(low) = S::seven_bits::<0>(rounded);
-    }
-    high[used..].fill(0);
-    low[used..].fill(0);
-    (max, reduce(S::array(sum)), step)
-}
-
 /// Adds the weighted values of a page to the sums of `R` rows.
 #[inline(always)]
 fn weigh_rows<S: Lanes, const R: usize>(rows: &Rows<'_>, first: usize, page: &Page<'_>, memory: &mut Memory<'_>) {
@@ -428,4 +319,9 @@ fn weigh_lanes<S: Lanes, const R: usize, const C: usize>(
             S::store_i32(total, lanes_mut(&mut memory.sums[at..]));
         }
     }
+}
+/// Rows for which there are registers: each needs a sum for both halves.
+#[inline(always)]
+const fn most_rows<S: Lanes>() -> usize {
+    if S::WIDE || S::ROWS < 2 { S::ROWS } else { 2 }
 }
