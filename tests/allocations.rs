@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sterna::backend::cpu::{CpuBackend, CpuOptions};
-use sterna::backend::{Backend, Batch, BatchSequence, KvOptions, LogitsFor};
+use sterna::backend::{Backend, Batch, BatchSequence, Best, KvOptions, LogitsFor};
 use sterna::graph::{Executor, Placement};
 use sterna::{KvType, demo};
 
@@ -42,15 +42,23 @@ fn decode_steps_allocate_nothing() {
             Arc::new(CpuBackend::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap());
         let kv = KvOptions { kind, pages: pages.len() };
         let mut executor = Executor::build(&graph, &placement, &[backend], kv, &()).unwrap();
+        let greedy = Best { count: 1, margin: 0.0, also: &[], temperature: None };
+        let wanted = [
+            LogitsFor::Last,
+            LogitsFor::Best(greedy),
+            LogitsFor::Best(Best { count: 40, also: &[1, 2, 3], ..greedy }),
+            LogitsFor::Best(Best { temperature: Some(0.7), margin: 1.0, ..greedy }),
+        ];
         let mut step = |position| {
-            let sequence = BatchSequence { tokens: &[5], position, pages: &pages, logits: LogitsFor::Last };
+            let logits = wanted[position % wanted.len()];
+            let sequence = BatchSequence { tokens: &[5], position, pages: &pages, logits };
             let batch = Batch { sequences: vec![sequence] };
             let before = COUNT.load(Ordering::Relaxed);
             executor.forward(&batch, None).unwrap();
             COUNT.load(Ordering::Relaxed) - before
         };
         // The longest context that is measured has grown the buffers; threads meet their own in the first steps.
-        (0..20).for_each(|_| _ = step(1000));
+        (0..20).for_each(|i| _ = step(980 + i));
         for position in 0..1000 {
             let allocations = step(position);
             assert_eq!(allocations, 0, "{kind:?}, position {position}");

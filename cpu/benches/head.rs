@@ -34,7 +34,7 @@ fn main() {
     for (ty, bytes) in [(DenseType::Q8_0, 34), (DenseType::Q6K, 210)] {
         // Any bytes will do but for the scales, which are f16.
         let block = if bytes == 34 { 0..2 } else { 208..210 };
-        let mut bytes: Vec<u8> = (0..rows * COLS / ty.block_len() * bytes).map(|i| (i * 37 >> 3) as u8).collect();
+        let mut bytes: Vec<u8> = (0..rows * COLS / ty.block_len() * bytes).map(|i| ((i * 37) >> 3) as u8).collect();
         bytes.chunks_exact_mut(ty.block_bytes()).for_each(|b| b[block.clone()].copy_from_slice(&[0, 0x1c]));
         let matrix = DenseMatrix { ty, rows, cols: COLS, bytes: &bytes };
         for threads in [1, 2] {

@@ -77,6 +77,14 @@ impl Finder {
     pub fn bound<'a>(&mut self, head: Head<'_>, x: impl ExactSizeIterator<Item = &'a [f32]>) {
         self.tokens.set(head.isa, x, head.copy.cols());
         self.intervals.set(head.pool, head.isa, head.copy, &self.tokens);
+        // Room for as many as there can be, so that no later step needs more; what is not used is not touched.
+        let rows = head.copy.rows();
+        self.ranking.clear();
+        self.ranking.reserve(rows);
+        self.more.clear();
+        self.more.reserve(rows);
+        self.exact.clear();
+        self.exact.reserve(rows / FEW);
     }
 
     /// The logits that `wanted` names, of token `token` of the last [`Finder::bound`], which is `x`. `false` if they are
@@ -95,12 +103,14 @@ impl Finder {
         self.with_best_lower_bounds(token, first);
         let Candidates { ids, logits, .. } = out;
         ids.clear();
+        ids.reserve(2 * (rows / FEW));
+        logits.clear();
+        logits.reserve(2 * (rows / FEW));
         ids.extend(self.ranking.iter().map(|&(_, id)| id));
         ids.extend(wanted.also.iter().filter(|&&id| (id as usize) < rows));
         ids.sort_unstable();
         ids.dedup();
         self.multiply(head, ids, x);
-        logits.clear();
         logits.extend_from_slice(&self.exact);
 
         // What is below this cannot be wanted: the `count`-th of exact logits, or the margin below the first.

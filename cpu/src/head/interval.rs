@@ -153,17 +153,19 @@ fn few_tokens<S: Integers, const T: usize>(part: &Part<'_>, first: usize, low: &
     let groups = part.values.chunks(GROUP * stride).zip(part.bounds.chunks(GROUP));
     for (group, (values_of_rows, bounds)) in groups.enumerate() {
         let mut sums = [[0.0f64; GROUP]; T];
-        // Two rows share the reads of the tokens.
-        let mut pairs = values_of_rows.chunks_exact(2 * stride);
-        for (i, pair) in pairs.by_ref().enumerate() {
+        // One token is a matter of memory, and one row at a time one stream; with more, two rows share the reads of the
+        // tokens.
+        let paired = if T == 1 { 0 } else { bounds.len() / 2 * 2 };
+        let (pairs, rest) = values_of_rows.split_at(paired * stride);
+        for (i, pair) in pairs.chunks_exact(2 * stride).enumerate() {
             let [first, second] = S::products::<2, T>(pair, values, stride);
-            for t in 0..T {
-                (sums[t][2 * i], sums[t][2 * i + 1]) = (first[t], second[t]);
+            for (sums, (first, second)) in sums.iter_mut().zip(first.into_iter().zip(second)) {
+                (sums[2 * i], sums[2 * i + 1]) = (first, second);
             }
         }
-        if !pairs.remainder().is_empty() {
-            let [last] = S::products::<1, T>(pairs.remainder(), values, stride);
-            sums.iter_mut().zip(last).for_each(|(sums, sum)| sums[bounds.len() - 1] = sum);
+        for (i, row) in (paired..).zip(rest.chunks_exact(stride)) {
+            let [row] = S::products::<1, T>(row, values, stride);
+            sums.iter_mut().zip(row).for_each(|(sums, sum)| sums[i] = sum);
         }
         for (t, sums) in sums.iter().enumerate() {
             let ends = t * rows + group * GROUP..t * rows + group * GROUP + bounds.len();
