@@ -30,5 +30,5 @@ pub use engine::{
     Error, FinishReason, GenerateOptions, Generation, Model, OpenOptions, Sampling, Session, Timings, Token,
 };
 pub use sterna_cpu::kv::KvType;
-pub use sterna_cpu::{Isa, Layout, Tuning};
+pub use sterna_cpu::{Isa, Layout, Method, Tuning};
 pub use tokenizer::Message;

@@ -72,7 +72,7 @@ fn run_obeys_stop_strings_and_the_context() {
 }
 
 #[test]
-fn every_isa_of_the_machine_can_be_forced() {
+fn every_isa_and_kernel_of_the_machine_can_be_forced() {
     let text = |isa: &str| {
         let object = json(sterna().env("STERNA_ISA", isa).args(["run", "The", "-n", "10", "--temp", "0", "--json"]));
         object["text"].as_str().unwrap().to_owned()
@@ -86,6 +86,10 @@ fn every_isa_of_the_machine_can_be_forced() {
             command.env("STERNA_ISA", isa.name()).args(["run", "The"]);
             command.assert().failure().stderr(contains("does not have the instruction set"));
         }
+    }
+    for kernels in [["--kernel", "lut"], ["--kernel", "mad"], ["--layout", "lut2"], ["--layout", "lut5"]] {
+        let object = json(sterna().args(["run", "The", "-n", "10", "--temp", "0", "--json"]).args(kernels));
+        assert_eq!(object["text"].as_str(), Some(&*scalar), "{kernels:?}");
     }
     sterna().args(["run", "The", "--isa", "mmx"]).assert().failure().stderr(contains("unknown instruction set"));
 }

@@ -13,7 +13,7 @@ use common::{Tensor, argmax, fixture, log_softmax, max_abs_diff, read_tensors};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sterna::backend::{LinearEvent, Observer};
-use sterna::{GenerateOptions, KvType, Model, OpenOptions};
+use sterna::{GenerateOptions, KvType, Layout, Model, OpenOptions};
 
 /// Everything that is compared for one model file.
 struct Form {
@@ -80,12 +80,16 @@ fn meta(model: &str) -> serde_json::Value {
 #[test]
 fn logits_pass_the_tight_check() {
     for form in FORMS.iter().filter(|form| form.tight) {
-        let (model, expected) = (open(form, &f32_kv()), expected(form));
+        let expected = expected(form);
         let tolerance = meta(form.model)["tol_p0_logits_max_abs"].as_f64().unwrap() as f32;
-        let got = logits(&model, &expected["p0.ids"].ids());
-        let diff = max_abs_diff(&got, &expected["p0.logits"].f32());
-        println!("{} {}: max |d logits| {diff:.1e} (tolerance {tolerance:.0e})", form.model, form.file);
-        assert!(diff <= tolerance, "{} {}: {diff}", form.model, form.file);
+        for layout in Layout::ALL {
+            let model = open(form, &OpenOptions { layout: Some(layout), ..f32_kv() });
+            let got = logits(&model, &expected["p0.ids"].ids());
+            let diff = max_abs_diff(&got, &expected["p0.logits"].f32());
+            let what = format!("{} {} {layout}", form.model, form.file);
+            println!("{what}: max |d logits| {diff:.1e} (tolerance {tolerance:.0e})");
+            assert!(diff <= tolerance, "{what}: {diff}");
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use common::{fixture, read_tensors};
 use sterna::backend::LogitsFor;
 use sterna::engine::Work;
 use sterna::graph::Output;
-use sterna::{Isa, KvType, Model, OpenOptions};
+use sterna::{Isa, KvType, Layout, Model, OpenOptions};
 
 /// Models with every awkward size, and a prompt for each.
 const MODELS: [&str; 4] = ["bitnet_c_awkward", "llama_b_awkward", "bitnet_b158_3b_awkward", "demo"];
@@ -30,15 +30,19 @@ fn logits(model: &Model) -> Vec<u32> {
 }
 
 #[test]
-fn isa_threads_and_chunks_do_not_change_a_bit() {
+fn isa_layout_threads_and_chunks_do_not_change_a_bit() {
     for name in MODELS {
         for kv in [KvType::F32, KvType::F16, KvType::Int8] {
             let base = OpenOptions { kv, threads: Some(1), ..OpenOptions::default() };
-            let reference = logits(&open(name, &OpenOptions { isa: Some(Isa::Scalar), ..base.clone() }));
+            let scalar = OpenOptions { isa: Some(Isa::Scalar), layout: Some(Layout::T16), ..base.clone() };
+            let reference = logits(&open(name, &scalar));
             let mut variants = Vec::new();
             for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
                 for threads in [1, 2, 3] {
                     variants.push(OpenOptions { isa: Some(isa), threads: Some(threads), ..base.clone() });
+                }
+                for layout in Layout::ALL {
+                    variants.push(OpenOptions { isa: Some(isa), layout: Some(layout), ..base.clone() });
                 }
                 for chunk in [1, 7] {
                     variants.push(OpenOptions { isa: Some(isa), chunk, threads: Some(2), ..base.clone() });
@@ -46,8 +50,10 @@ fn isa_threads_and_chunks_do_not_change_a_bit() {
             }
             for options in variants {
                 let got = logits(&open(name, &options));
-                let what =
-                    format!("{name} {kv:?} {:?} threads {:?} chunk {}", options.isa, options.threads, options.chunk);
+                let what = format!(
+                    "{name} {kv:?} {:?} {:?} threads {:?} chunk {}",
+                    options.isa, options.layout, options.threads, options.chunk
+                );
                 assert!(got == reference, "{what} differs from the scalar kernels");
             }
         }

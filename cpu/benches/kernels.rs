@@ -93,6 +93,8 @@ struct Case<'a> {
     /// Share of the read bandwidth, and of the rate of the int8 instruction, that were measured just before.
     of_read: Vec<f64>,
     of_int8: Vec<f64>,
+    /// Seconds to quantize the activations.
+    prepare: Vec<f64>,
 }
 
 impl Case<'_> {
@@ -106,7 +108,14 @@ impl Case<'_> {
     }
 
     /// Measures the limits, then runs once.
-    fn measure(&mut self, pool: &Pool, probe: &ReadProbe, limits: &mut Limits) {
+    fn measure(&mut self, pool: &Pool, x: &[f32], probe: &ReadProbe, limits: &mut Limits) {
+        // The second time, as in a loop over tokens: with code and buffers in the caches.
+        let mut start = Instant::now();
+        for _ in 0..2 {
+            start = Instant::now();
+            self.acts.quantize(pool, &self.kernels, x, self.acts.cols(), None);
+        }
+        self.prepare.push(start.elapsed().as_secs_f64());
         let isa = self.kernels.isa();
         let read = probe.gbps(pool, Isa::detect());
         limits.read.push(read);
@@ -152,8 +161,8 @@ fn main() {
     let options = Options::from_args();
     let probe = ReadProbe::new(DRAM_BYTES);
     println!(
-        "{:<22} {:<9} {:<10} {:<5} {:>2} {:>4} {:>8} {:>8} {:>7} {:>7}",
-        "kernel", "isa", "shape", "from", "T", "tok", "GB/s", "GMAC/s", "% read", "% int8"
+        "{:<22} {:<9} {:<10} {:<5} {:>2} {:>4} {:>8} {:>8} {:>7} {:>7} {:>8}",
+        "kernel", "isa", "shape", "from", "T", "tok", "GB/s", "GMAC/s", "% read", "% int8", "prep µs"
     );
     for &threads in &options.threads {
         let pool = Pool::new(threads);
@@ -173,20 +182,23 @@ fn main() {
                     let x: Vec<f32> = (0..tokens * cols).map(|i| ((i * 7919) % 2001) as f32 - 1000.0).collect();
                     let mut cases = Vec::new();
                     for (layout, matrices) in &matrices {
-                        for &isa in &options.isas {
-                            let kernels = Kernels::with(isa, *layout).tuned(options.tuning);
+                        let wanted =
+                            |kernels: &Kernels| kernels.layout() == *layout && options.isas.contains(&kernels.isa());
+                        for kernels in Kernels::all().filter(wanted) {
+                            let kernels = kernels.tuned(options.tuning);
                             let mut acts = Activations::default();
                             acts.quantize(&pool, &kernels, &x, cols, None);
                             // Many tokens take long enough with few matrices.
                             let matrices = &matrices[..matrices.len().min(4096 / tokens).max(1)];
                             let out = vec![0.0; tokens * rows];
                             let (seconds, of_read, of_int8) = (Vec::new(), Vec::new(), Vec::new());
-                            cases.push(Case { kernels, matrices, acts, out, seconds, of_read, of_int8 });
+                            let prepare = Vec::new();
+                            cases.push(Case { kernels, matrices, acts, out, seconds, of_read, of_int8, prepare });
                         }
                     }
                     for _ in 0..options.rounds {
                         for case in &mut cases {
-                            case.measure(&pool, &probe, &mut limits);
+                            case.measure(&pool, &x, &probe, &mut limits);
                         }
                     }
                     for case in &cases {
@@ -194,7 +206,7 @@ fn main() {
                         let gmacs = case.macs() / seconds / 1e9;
                         let isa = case.kernels.isa();
                         println!(
-                            "{:<22} {:<9} {:<10} {:<5} {:>2} {:>4} {:>8.1} {:>8.1} {:>7.1} {:>7}",
+                            "{:<22} {:<9} {:<10} {:<5} {:>2} {:>4} {:>8.1} {:>8.1} {:>7.1} {:>7} {:>8.1}",
                             case.kernels.name(),
                             isa.name(),
                             format!("{rows}x{cols}"),
@@ -208,6 +220,7 @@ fn main() {
                                 true => "-".into(),
                                 false => format!("{:.1}", 100.0 * median(case.of_int8.iter().copied())),
                             },
+                            1e6 * median(case.prepare.iter().copied()),
                         );
                     }
                 }

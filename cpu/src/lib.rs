@@ -28,7 +28,7 @@ mod simd;
 
 pub use buffer::AlignedBuf;
 pub use isa::Isa;
-pub use kernel::{Kernels, Mismatch, Tuning};
+pub use kernel::{Kernels, Method, Mismatch, Tuning};
 pub use layout::{Layout, TernaryMatrix};
 pub use linear::{LinearJob, linear};
 pub use pool::{Pool, for_each_row};

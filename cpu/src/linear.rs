@@ -1,7 +1,7 @@
 //! Products of quantized activations with ternary matrices.
 
 use crate::kernel::{Block, Kernels, MAX_TOKENS};
-use crate::layout::{GROUP, TernaryMatrix};
+use crate::layout::{GROUP, Layout, TernaryMatrix};
 use crate::pool::{Pool, SharedSlice};
 use crate::quant::Activations;
 use crate::simd::{Lanes, per_isa};
@@ -9,7 +9,7 @@ use crate::simd::{Lanes, per_isa};
 /// Most matrices of a call to [`linear`].
 pub const MAX_JOBS: usize = 4;
 
-/// Sums of 16 rows that a kernel makes at once: two groups of rows with as many tokens as it takes.
+/// Sums of 16 rows that a kernel makes at once: two groups of 16 with as many tokens as it takes.
 const SUMS: usize = 2 * MAX_TOKENS;
 
 /// Tasks per thread when there are many tokens: enough to share the work evenly, few enough that each reads its
@@ -78,19 +78,25 @@ struct Plan {
     tasks: usize,
 }
 
+/// Groups of rows that a kernel should be given at once: pairs of 16, which some kernels multiply side by side.
+fn together(layout: Layout) -> usize {
+    2usize.div_ceil(layout.parts())
+}
+
 impl Plan {
     fn new(pool: &Pool, kernels: &Kernels, acts: &Activations, groups: impl Iterator<Item = usize> + Clone) -> Plan {
         let (tokens, tuning) = (acts.tokens(), kernels.tuning());
         let all_groups: usize = groups.clone().sum();
+        let together = together(kernels.layout());
         let chunks = |chunk: usize| groups.clone().map(|groups| groups.div_ceil(chunk)).sum::<usize>();
         if tokens <= kernels.tokens() {
             // A stream of weights: at least eight tasks a thread, as far as there are groups.
             let fair = all_groups.div_ceil(8 * pool.threads());
-            let group_bytes = kernels.layout().bytes(GROUP, acts.cols());
-            let chunk = (tuning.task_bytes / group_bytes).clamp(1, fair.max(1)).next_multiple_of(2);
+            let group_bytes = kernels.layout().bytes(kernels.layout().group_rows(), acts.cols());
+            let chunk = (tuning.task_bytes / group_bytes).clamp(1, fair.max(1)).next_multiple_of(together);
             return Plan { chunk, shares: 1, share: tokens, block: tokens, tasks: chunks(chunk) };
         }
-        let chunk = (all_groups / (TASKS * pool.threads())).clamp(2, 32).next_multiple_of(2);
+        let chunk = (all_groups / (TASKS * pool.threads())).clamp(together, 32).next_multiple_of(together);
         let row_tasks = chunks(chunk);
         // With few rows for many threads, the tokens are shared too.
         let panels = tokens.div_ceil(MAX_TOKENS);
@@ -118,8 +124,9 @@ impl Job<'_> {
         let at_once = kernels.tokens();
         for block in tokens.clone().step_by(plan.block) {
             let block = block..tokens.end.min(block + plan.block);
-            // Pairs of groups, which some kernels multiply side by side; as many as there is room for.
-            let step = (SUMS / block.len().min(at_once)).max(2) / 2 * 2;
+            // As many groups as there is room for.
+            let (parts, together) = (kernels.layout().parts(), together(kernels.layout()));
+            let step = SUMS / block.len().min(at_once) / parts / together * together;
             for group in (first..first + count).step_by(step) {
                 let groups = step.min(first + count - group);
                 let tiles = self.weight.groups(group, groups);
@@ -129,29 +136,29 @@ impl Job<'_> {
                     // The next groups are asked for once; the others of the block find these in the caches.
                     let prefetch = if token == block.start { kernels.tuning().prefetch } else { 0 };
                     let group_bytes = self.weight.group_bytes();
-                    self.prefetch_outputs(group, groups, token..token + tokens);
-                    let sums = &mut sums[..groups * tokens];
+                    self.prefetch_outputs(group * parts, groups * parts, token..token + tokens);
+                    let sums = &mut sums[..groups * parts * tokens];
                     kernels.multiply(Block { tiles, group_bytes, operand, tokens, prefetch }, sums);
-                    store(kernels.isa(), self, acts, sums, group, token..token + tokens);
+                    store(kernels.isa(), self, acts, sums, group * parts * GROUP, token..token + tokens);
                 }
             }
         }
     }
 
-    /// Asks for the outputs of some groups and tokens, lines that are far apart, while the products are made.
-    fn prefetch_outputs(&self, group: usize, groups: usize, tokens: std::ops::Range<usize>) {
+    /// Asks for the outputs of `count` times 16 rows, lines that are far apart, while the products are made.
+    fn prefetch_outputs(&self, first: usize, count: usize, tokens: std::ops::Range<usize>) {
         let rows = self.weight.rows();
         for token in tokens {
-            for group in group..group + groups {
-                self.out.prefetch(token * rows + group * GROUP);
+            for part in first..first + count {
+                self.out.prefetch(token * rows + part * GROUP);
             }
         }
     }
 }
 
 per_isa! {
-    /// Scales the sums of some tokens with the groups from `group`, and puts them where they belong.
-    fn store(job: &Job<'_>, acts: &Activations, sums: &[[i32; GROUP]], group: usize, tokens: std::ops::Range<usize>) =
+    /// Scales the sums of some tokens with the rows from `first`, and puts them where they belong.
+    fn store(job: &Job<'_>, acts: &Activations, sums: &[[i32; GROUP]], first: usize, tokens: std::ops::Range<usize>) =
         store_body;
 }
 
@@ -160,14 +167,14 @@ fn store_body<S: Lanes>(
     job: &Job<'_>,
     acts: &Activations,
     sums: &[[i32; GROUP]],
-    group: usize,
+    first: usize,
     tokens: std::ops::Range<usize>,
 ) {
     let rows = job.weight.rows();
     for (i, token) in tokens.clone().enumerate() {
         let (sum, factor) = (acts.sum(token), job.scale / acts.scale(token));
-        for (g, sums) in sums.iter().skip(i).step_by(tokens.len()).enumerate() {
-            let row = (group + g) * GROUP;
+        let sums = sums.iter().skip(i).step_by(tokens.len());
+        for (row, sums) in (first..rows).step_by(GROUP).zip(sums) {
             // SAFETY: each row of a matrix, with each share of the tokens, belongs to one task.
             let out = unsafe { job.out.range(token * rows + row, GROUP.min(rows - row)) };
             if let Some(out) = out.first_chunk_mut() {
@@ -196,7 +203,6 @@ fn put(out: &mut [f32; GROUP], sums: &[i32; GROUP], sum: i32, factor: f32, add: 
 mod tests {
     use super::*;
     use crate::Isa;
-    use crate::layout::Layout;
     use proptest::prelude::*;
 
     fn matrix(layout: Layout, rows: usize, cols: usize, seed: u64) -> TernaryMatrix {

@@ -7,7 +7,7 @@ pub use row::quantize_row;
 use crate::activation::Gate;
 use crate::buffer::AlignedBuf;
 use crate::kernel::{Form, Kernels, MAX_TOKENS, Operand, Quads, ROUND};
-use crate::layout::{Layout, MAX_TILE_COLS};
+use crate::layout::MAX_TILE_COLS;
 use crate::pool::{Pool, SharedSlice};
 
 /// Rows of int8 start at multiples of this.
@@ -39,8 +39,8 @@ enum Prepared {
     Nothing,
     /// One panel for every [`MAX_TOKENS`] tokens.
     Panels,
-    /// One table of so many bytes per token, for kernels of a layout.
-    Tables(Layout, usize),
+    /// One table of so many bytes per token, for the kernels of this name.
+    Tables(&'static str, usize),
 }
 
 /// Fills in the int8 values of a token; returns their scale and their sum.
@@ -56,7 +56,7 @@ impl Activations {
         self.prepared = match kernels.form() {
             Form::Panels if tokens > MAX_TOKENS => Prepared::Panels,
             Form::Rows | Form::Panels => Prepared::Nothing,
-            Form::Tables(builder) => Prepared::Tables(kernels.layout(), (builder.bytes)(kernels.layout().pad(cols))),
+            Form::Tables(builder) => Prepared::Tables(kernels.name(), (builder.bytes)(kernels.layout().pad(cols))),
         };
         self.memory.resize(match self.prepared {
             Prepared::Nothing => 0,
@@ -140,10 +140,10 @@ impl Activations {
                     let panel = unsafe { memory.range(task * MAX_TOKENS * stride, MAX_TOKENS * stride) };
                     interleave(q, stride, bytemuck::cast_slice_mut(panel));
                 }
-                Prepared::Tables(layout, bytes) => {
+                Prepared::Tables(_, bytes) => {
                     // SAFETY: each token belongs to one task.
                     let table = unsafe { memory.range(first * bytes, bytes) };
-                    kernels.build_table(&q[..layout.pad(cols)], table);
+                    kernels.build_table(&q[..kernels.layout().pad(cols)], table);
                 }
             }
         });
@@ -161,7 +161,7 @@ impl Activations {
                 Operand::Panel(bytemuck::cast_slice(&self.memory[token / MAX_TOKENS * bytes..][..bytes]))
             }
             (Form::Rows | Form::Panels, Prepared::Panels | Prepared::Nothing) => rows,
-            (Form::Tables(_), Prepared::Tables(layout, stride)) if layout == kernels.layout() => {
+            (Form::Tables(_), Prepared::Tables(name, stride)) if name == kernels.name() => {
                 Operand::Tables { tables: &self.memory[token * stride..], stride }
             }
             _ => panic!("the activations were quantized for other kernels than {}", kernels.name()),
@@ -222,7 +222,7 @@ fn with_memory<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Isa;
+    use crate::{Isa, Layout};
 
     #[test]
     fn halves_round_to_even_and_the_scale_is_exact() {
@@ -244,12 +244,12 @@ mod tests {
 
     #[test]
     fn padding_stays_zero_when_the_width_changes() {
-        let (pool, kernels) = (Pool::new(1), Kernels::get(Isa::Scalar));
+        let (pool, kernels) = (Pool::new(1), Kernels::with(Isa::Scalar, Layout::T16));
         let mut acts = Activations::default();
         for cols in [100, 70, 130, 10, 100] {
             acts.quantize(&pool, &kernels, &vec![1.0; 3 * cols], cols, None);
             let Operand::Rows { q, stride } = acts.operand(&kernels, 0) else {
-                panic!("the portable kernels read rows")
+                panic!("the portable kernels for T16 read rows")
             };
             for row in q.chunks_exact(stride).take(3) {
                 assert!(row[..cols].iter().all(|&q| q == 127) && row[cols..].iter().all(|&q| q == 0), "{cols}");

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use sterna::backend::Progress;
 use sterna::tune::Tuned;
-use sterna::{GenerateOptions, HeadKind, Isa, KvType, Layout, Model, OpenOptions, Sampling, Timings, Tuning};
+use sterna::{GenerateOptions, HeadKind, Isa, KvType, Layout, Method, Model, OpenOptions, Sampling, Timings, Tuning};
 
 /// How a model is opened.
 #[derive(Args, Clone)]
@@ -32,9 +32,14 @@ pub(super) struct ModelArgs {
     #[arg(long, env = "STERNA_ISA", hide_env_values = true)]
     isa: Option<Isa>,
 
-    /// Layout of the packed weights: t16 (2 bits) or t16x5 (1.6 bits) [default: the best for the instruction set]
+    /// Layout of the packed weights: t16 (2 bits) or t16x5 (1.6 bits) to multiply, lut2 (2 bits), lut3 (1⅔) or lut5 (1.6)
+    /// to look sums up [default: the best for the instruction set]
     #[arg(long, env = "STERNA_LAYOUT", hide_env_values = true)]
     layout: Option<Layout>,
+
+    /// How the kernels make sums, if no layout is given
+    #[arg(long, value_enum, default_value = "auto")]
+    kernel: KernelArg,
 
     #[command(flatten)]
     tuning: TuningArgs,
@@ -102,6 +107,28 @@ pub(super) fn tuned(isa: Isa) -> Option<Tuned> {
     })
 }
 
+/// How kernels make sums.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KernelArg {
+    /// As tuned, or the best for the instruction set
+    Auto,
+    /// Multiply-adds
+    Mad,
+    /// Look-ups in tables
+    Lut,
+}
+
+impl KernelArg {
+    /// The layout to choose, if the kernel decides it.
+    fn layout(self, isa: Isa) -> Option<Layout> {
+        match self {
+            KernelArg::Auto => None,
+            KernelArg::Mad => Some(Method::Multiply.layout(isa)),
+            KernelArg::Lut => Some(Method::LookUp.layout(isa)),
+        }
+    }
+}
+
 /// Number types of the key-value cache.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum KvArg {
@@ -144,7 +171,7 @@ impl ModelArgs {
             threads: self.threads.map(usize::from).or(tuned.map(|tuned| tuned.threads)),
             pin: self.pin,
             isa: Some(isa),
-            layout: self.layout.or(tuned.and_then(Tuned::layout)),
+            layout: self.layout.or(self.kernel.layout(isa)).or(tuned.and_then(Tuned::layout)),
             tuning: self.tuning.over(tuned),
             context: self.ctx.map(|ctx| ctx as usize),
             kv: self.kv.kind(),

@@ -1,8 +1,9 @@
 //! The integer kernels: one file per instruction set, one table for all.
 //!
-//! A kernel multiplies groups of 16 packed rows ([`crate::layout`]) with the int8 rows of several tokens and gives the
+//! A kernel multiplies groups of packed rows ([`crate::layout`]) with the int8 rows of several tokens and gives the
 //! exact sums over codes, `Σ (w + 1) · q`; [`mod@crate::linear`] subtracts `Σ q` and applies the scales.
 
+mod lut;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -69,7 +70,7 @@ impl Block<'_> {
         assert!((1..=entry.tokens).contains(&self.tokens) && self.group_bytes > 0, "kernel: tokens or columns");
         assert!(self.group_bytes.is_multiple_of(layout.tile_bytes()), "kernel: whole tiles");
         assert!(self.tiles.len().is_multiple_of(self.group_bytes), "kernel: whole groups");
-        assert_eq!(sums.len(), self.groups() * self.tokens, "kernel: sums");
+        assert_eq!(sums.len(), self.groups() * layout.parts() * self.tokens, "kernel: sums");
         let cols = self.group_bytes / layout.tile_bytes() * layout.tile_cols();
         let fits = match (self.operand, entry.form) {
             (Operand::Rows { q, stride }, Form::Rows | Form::Panels) => {
@@ -86,7 +87,8 @@ impl Block<'_> {
     }
 }
 
-/// Sums of 16 rows for each group and token: `sums[group · tokens + token]`.
+/// Sums of 16 rows for each token: `sums[part · tokens + token]`, where the parts of a group follow each other
+/// ([`Layout::parts`]).
 ///
 /// Its caller has checked the block, and the machine has what the kernel's entry in the table asks for.
 type Kernel = unsafe fn(Block<'_>, &mut [[i32; GROUP]]);
@@ -100,7 +102,6 @@ pub(crate) enum Form {
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no kernel of the architecture reads panels"))]
     Panels,
     /// Tables, built once per token.
-    #[allow(dead_code, reason = "for kernels that look up")]
     Tables(TableBuilder),
 }
 
@@ -134,6 +135,25 @@ impl Default for Tuning {
     }
 }
 
+/// How kernels make sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Multiply-adds.
+    Multiply,
+    /// Look-ups in tables that are made of the activations.
+    LookUp,
+}
+
+impl Method {
+    /// The layout that suits the kernels of `isa` that work this way best.
+    pub fn layout(self, isa: Isa) -> Layout {
+        match self {
+            Method::Multiply => table::best_multiplied(isa),
+            Method::LookUp => table::best_looked_up(isa),
+        }
+    }
+}
+
 /// The kernels of one instruction set for one layout.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernels {
@@ -153,6 +173,12 @@ impl Kernels {
     pub fn with(isa: Isa, layout: Layout) -> Kernels {
         let isa = if isa.is_available() { isa } else { Isa::Scalar };
         Kernels { isa, entry: table::find(isa, layout), tuning: Tuning::default() }
+    }
+
+    /// All kernels that this machine can run, each once.
+    pub fn all() -> impl Iterator<Item = Kernels> {
+        let usable = table::TABLE.iter().filter(|entry| entry.isa.is_available() && (entry.extra)());
+        usable.map(|entry| Kernels { isa: entry.isa, entry, tuning: Tuning::default() })
     }
 
     /// The same kernels, tuned otherwise.
@@ -190,7 +216,7 @@ impl Kernels {
         self.entry.tokens
     }
 
-    /// The sums of all groups and tokens of `block`: `sums[group · tokens + token]`.
+    /// The sums of all rows and tokens of `block`: `sums[part · tokens + token]`, see [`Kernel`].
     pub(crate) fn multiply(&self, block: Block<'_>, sums: &mut [[i32; GROUP]]) {
         block.check(self.entry, sums);
         // SAFETY: `find` gives kernels that this machine can run, and `check` has found the block in bounds.

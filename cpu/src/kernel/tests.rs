@@ -1,13 +1,6 @@
-use super::table::TABLE;
 use super::verify::Case;
 use super::*;
 use proptest::prelude::*;
-
-/// Every kernel that this machine can run.
-fn kernels() -> impl Iterator<Item = Kernels> {
-    let usable = TABLE.iter().filter(|entry| entry.isa.is_available() && (entry.extra)());
-    usable.map(|entry| Kernels { isa: entry.isa, entry, tuning: Tuning::default() })
-}
 
 /// Runs every kernel over weights and activations, and compares with the definition.
 fn compare(groups: usize, cols: usize, tokens: usize, weight: impl Fn(usize) -> i8, q: impl Fn(usize) -> i8) {
@@ -15,7 +8,7 @@ fn compare(groups: usize, cols: usize, tokens: usize, weight: impl Fn(usize) -> 
     let q: Vec<i8> = (0..tokens * cols).map(q).collect();
     for layout in Layout::ALL {
         let case = Case::new(layout, cols, &weights, &q);
-        for kernels in kernels().filter(|kernels| kernels.layout() == layout && tokens <= kernels.tokens()) {
+        for kernels in Kernels::all().filter(|kernels| kernels.layout() == layout && tokens <= kernels.tokens()) {
             for operand in case.operands(&kernels) {
                 let good = case.sums(&kernels, operand.get(&case)) == case.want;
                 assert!(good, "{}: {groups} groups, {cols} columns, {tokens} tokens", kernels.name());
@@ -50,9 +43,22 @@ fn extremes_do_not_overflow() {
     }
 }
 
+/// Kernels that look up add bytes: the sums of all runs of a tile that have the largest low or high bytes, either sign.
+#[test]
+fn planes_of_tables_do_not_overflow() {
+    let cols = 30 * 24 * 2;
+    for run in [2, 3, 5] {
+        for sum in [15i8, 16, 20, 21, -15, -16, -20, -21] {
+            for weight in [-1, 1] {
+                compare(1, cols, 2, |_| weight, |i| if (i % cols).is_multiple_of(run) { sum } else { 0 });
+            }
+        }
+    }
+}
+
 #[test]
 fn every_kernel_verifies_quickly() {
-    for kernels in kernels() {
+    for kernels in Kernels::all() {
         let start = std::time::Instant::now();
         assert_eq!(kernels.verify(), Ok(()));
         println!("{}: {:?}", kernels.name(), start.elapsed());

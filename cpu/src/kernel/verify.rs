@@ -12,7 +12,7 @@ pub struct Mismatch {
 }
 
 impl Kernels {
-    /// Compares the kernels with the definition, on two groups of rows and every number of tokens, extremes included.
+    /// Compares the kernels with the definition, on two groups of rows with every number of tokens, extremes included.
     /// Takes well below a millisecond.
     ///
     /// # Errors
@@ -21,7 +21,7 @@ impl Kernels {
         let cols = 17 * self.layout().tile_cols();
         // Any mixture will do, as long as it is the same everywhere.
         let random = |i: usize| (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
-        let weights: Vec<i8> = (0..2 * GROUP * cols).map(|i| (random(i) % 3) as i8 - 1).collect();
+        let weights: Vec<i8> = (0..2 * self.layout().group_rows() * cols).map(|i| (random(i) % 3) as i8 - 1).collect();
         for tokens in 1..=self.tokens() {
             let q: Vec<i8> = (0..tokens * cols)
                 .map(|i| match random(i + tokens) % 8 {
@@ -59,7 +59,7 @@ pub(super) enum Prepared {
 }
 
 impl Case {
-    /// `weights` are whole groups of rows and `q` some tokens, `cols` columns each.
+    /// `weights` are some rows, padded to whole groups, and `q` some tokens, `cols` columns each.
     pub(super) fn new(layout: Layout, cols: usize, weights: &[i8], q: &[i8]) -> Case {
         let stride = cols.next_multiple_of(layout.tile_cols());
         let padded = |rows: &[i8]| -> Vec<i8> {
@@ -67,16 +67,17 @@ impl Case {
             out.chunks_exact_mut(stride).zip(rows.chunks_exact(cols)).for_each(|(o, r)| o[..cols].copy_from_slice(r));
             out
         };
-        let (weights, mut q) = (padded(weights), padded(q));
-        let (groups, tokens) = (weights.len() / stride / GROUP, q.len() / stride);
-        let group_bytes = layout.bytes(GROUP, cols);
+        let (mut weights, mut q) = (padded(weights), padded(q));
+        let (rows, tokens) = (layout.group_rows(), q.len() / stride);
+        weights.resize(weights.len().next_multiple_of(rows * stride), 0);
+        let groups = weights.len() / stride / rows;
+        let group_bytes = layout.bytes(rows, cols);
         let mut tiles = vec![0; groups * group_bytes];
-        let mut want = vec![[0; GROUP]; groups * tokens];
+        let mut want = vec![[0; GROUP]; groups * layout.parts() * tokens];
         for (row, values) in weights.chunks_exact(stride).enumerate() {
-            let (group, r) = (row / GROUP, row % GROUP);
-            layout.pack_row(values, r, &mut tiles[group * group_bytes..][..group_bytes]);
+            layout.pack_row(values, row % rows, &mut tiles[row / rows * group_bytes..][..group_bytes]);
             for (token, q) in q.chunks_exact(stride).enumerate() {
-                want[group * tokens + token][r] =
+                want[row / GROUP * tokens + token][row % GROUP] =
                     values.iter().zip(q).map(|(&w, &q)| (i32::from(w) + 1) * i32::from(q)).sum();
             }
         }

@@ -1,9 +1,12 @@
 //! Packed ternary matrices.
 //!
-//! Every layout has the same frame: a matrix is cut into groups of [`GROUP`] rows, a group into tiles along the columns.
-//! The tiles of a group follow each other, and so do the groups: a product reads one sequential stream. Rows and columns
-//! are padded with zeros. How a tile holds its weights is the layout's own matter: one file each.
+//! Every layout has the same frame: a matrix is cut into groups of rows, a group into tiles along the columns. The tiles
+//! of a group follow each other, and so do the groups: a product reads one sequential stream. Rows and columns are padded
+//! with zeros. How a tile holds its weights is the layout's own matter: one file each.
 
+pub(crate) mod lut2;
+pub(crate) mod lut3;
+pub(crate) mod lut5;
 pub(crate) mod t16;
 pub(crate) mod t16x5;
 
@@ -14,8 +17,11 @@ use rayon::prelude::*;
 
 use crate::buffer::AlignedBuf;
 
-/// Rows of a group, and of a tile.
+/// Rows whose sums a kernel gives together; the groups of all layouts are multiples of it.
 pub const GROUP: usize = 16;
+
+/// Rows of a group of the layouts that are looked up: many, since each reads the whole table of a token.
+pub(crate) const LUT_ROWS: usize = 128;
 
 /// No layout's tile has more columns; rows of activations are padded so that a tile may reach beyond the last column.
 pub(crate) const MAX_TILE_COLS: usize = 64;
@@ -27,18 +33,40 @@ pub enum Layout {
     T16,
     /// 1.6 bits a weight: tiles of 20 columns in 64 bytes, five codes in a byte. For AVX-512 VBMI.
     T16x5,
+    /// 2 bits a weight, for looking up the sums of two weights: nibbles.
+    Lut2,
+    /// 1⅔ bits a weight, for looking up the sums of three weights: nibbles and signs.
+    Lut3,
+    /// 1.6 bits a weight, for looking up the sums of five weights: bytes. For AVX-512 VBMI.
+    Lut5,
 }
 
 impl Layout {
     /// All layouts.
-    pub const ALL: [Layout; 2] = [Layout::T16, Layout::T16x5];
+    pub const ALL: [Layout; 5] = [Layout::T16, Layout::T16x5, Layout::Lut2, Layout::Lut3, Layout::Lut5];
 
     /// The name used by `--layout` and in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Layout::T16 => "t16",
             Layout::T16x5 => "t16x5",
+            Layout::Lut2 => "lut2",
+            Layout::Lut3 => "lut3",
+            Layout::Lut5 => "lut5",
         }
+    }
+
+    /// Rows of a group, and of a tile.
+    pub const fn group_rows(self) -> usize {
+        match self {
+            Layout::T16 | Layout::T16x5 => GROUP,
+            Layout::Lut2 | Layout::Lut3 | Layout::Lut5 => LUT_ROWS,
+        }
+    }
+
+    /// Parts of [`GROUP`] rows that make a group.
+    pub(crate) const fn parts(self) -> usize {
+        self.group_rows() / GROUP
     }
 
     /// Columns of a tile.
@@ -46,6 +74,9 @@ impl Layout {
         match self {
             Layout::T16 => t16::COLS,
             Layout::T16x5 => t16x5::COLS,
+            Layout::Lut2 => lut2::COLS,
+            Layout::Lut3 => lut3::COLS,
+            Layout::Lut5 => lut5::COLS,
         }
     }
 
@@ -53,6 +84,9 @@ impl Layout {
     pub const fn tile_bytes(self) -> usize {
         match self {
             Layout::T16 | Layout::T16x5 => 64,
+            Layout::Lut2 => 4 * LUT_ROWS,
+            Layout::Lut3 => 5 * LUT_ROWS,
+            Layout::Lut5 => lut5::RUNS * LUT_ROWS,
         }
     }
 
@@ -63,7 +97,7 @@ impl Layout {
 
     /// Bytes of a matrix.
     pub const fn bytes(self, rows: usize, cols: usize) -> usize {
-        rows.div_ceil(GROUP) * cols.div_ceil(self.tile_cols()) * self.tile_bytes()
+        rows.div_ceil(self.group_rows()) * cols.div_ceil(self.tile_cols()) * self.tile_bytes()
     }
 
     /// Writes row `r` of a group from its values, padded to whole tiles with zeros.
@@ -71,6 +105,9 @@ impl Layout {
         match self {
             Layout::T16 => pack_words(values, r, group, t16::pack),
             Layout::T16x5 => pack_words(values, r, group, t16x5::pack),
+            Layout::Lut2 => self.pack_tiles(values, group, |values, tile| lut2::pack(values, r, tile)),
+            Layout::Lut3 => self.pack_tiles(values, group, |values, tile| lut3::pack(values, r, tile)),
+            Layout::Lut5 => self.pack_tiles(values, group, |values, tile| lut5::pack(values, r, tile)),
         }
     }
 
@@ -79,6 +116,20 @@ impl Layout {
         match self {
             Layout::T16 => unpack_words(group, r, out, t16::fields),
             Layout::T16x5 => unpack_words(group, r, out, t16x5::fields),
+            Layout::Lut2 => self.unpack_tiles(group, out, |tile| lut2::unpack(tile, r)),
+            Layout::Lut3 => self.unpack_tiles(group, out, |tile| lut3::unpack(tile, r)),
+            Layout::Lut5 => self.unpack_tiles(group, out, |tile| lut5::unpack(tile, r)),
+        }
+    }
+
+    fn pack_tiles<const COLS: usize>(self, values: &[i8], group: &mut [u8], pack: impl Fn(&[i8; COLS], &mut [u8])) {
+        let tiles = group.chunks_exact_mut(self.tile_bytes());
+        values.as_chunks().0.iter().zip(tiles).for_each(|(values, tile)| pack(values, tile));
+    }
+
+    fn unpack_tiles<const COLS: usize>(self, group: &[u8], out: &mut [i8], unpack: impl Fn(&[u8]) -> [i8; COLS]) {
+        for (out, tile) in out.chunks_mut(COLS).zip(group.chunks_exact(self.tile_bytes())) {
+            out.copy_from_slice(&unpack(tile)[..out.len()]);
         }
     }
 }
@@ -149,9 +200,9 @@ impl TernaryMatrix {
         matrix.tiles.par_chunks_exact_mut(group_bytes.max(1)).enumerate().try_for_each_init(
             || vec![0i8; padded],
             |row_buffer, (group, tiles)| {
-                for r in 0..GROUP {
+                for r in 0..layout.group_rows() {
                     row_buffer.fill(0);
-                    let row = group * GROUP + r;
+                    let row = group * layout.group_rows() + r;
                     if row < rows {
                         read_row(row, &mut row_buffer[..cols])?;
                     }
@@ -180,7 +231,7 @@ impl TernaryMatrix {
 
     /// Groups of rows.
     pub fn row_groups(&self) -> usize {
-        self.rows.div_ceil(GROUP)
+        self.rows.div_ceil(self.layout.group_rows())
     }
 
     /// Tiles along the columns.
@@ -210,7 +261,8 @@ impl TernaryMatrix {
     /// If there is no such row, or `out` is not `cols` long.
     pub fn unpack_row(&self, row: usize, out: &mut [i8]) {
         assert!(row < self.rows && out.len() == self.cols, "unpack_row: row or length");
-        self.layout.unpack_row(self.groups(row / GROUP, 1), row % GROUP, out);
+        let rows = self.layout.group_rows();
+        self.layout.unpack_row(self.groups(row / rows, 1), row % rows, out);
     }
 }
 
@@ -235,7 +287,7 @@ mod tests {
         for layout in Layout::ALL {
             assert!(layout.tile_cols() <= MAX_TILE_COLS);
             assert_eq!(layout.name().parse(), Ok(layout));
-            for (rows, cols) in [(1, 1), (16, 16), (17, 33), (50, 100), (3, 270)] {
+            for (rows, cols) in [(1, 1), (16, 16), (17, 33), (50, 100), (3, 270), (130, 61)] {
                 let matrix = pack(layout, rows, cols);
                 assert_eq!(matrix.bytes(), layout.bytes(rows, cols));
                 let mut out = vec![0; cols];
@@ -280,6 +332,26 @@ mod tests {
             // The upper six bits alone tell the last code.
             assert_eq!((byte & !3) / 84, codes[4]);
         }
+    }
+
+    #[test]
+    fn bytes_of_the_looked_up_layouts_are_as_documented() {
+        let values = |row: usize, first: usize, len: usize| (first..first + len).map(move |col| value(row, col));
+        let number = |row, first, len| values(row, first, len).fold(0, |number, w| 3 * number + i32::from(w));
+        // Row 130 (group 1, r = 2); padding of the group's other rows and columns.
+        let (lut2, lut3) = (pack(Layout::Lut2, 131, 20), pack(Layout::Lut3, 131, 25));
+        let lut5 = pack(Layout::Lut5, 131, 31);
+        let tile = lut2.groups(1, 1);
+        assert_eq!(i32::from(tile[128 + 2]), (number(130, 4, 2) + 4) | (number(130, 6, 2) + 4) << 4);
+        assert_eq!((tile[3], tile[512 + 128 + 2]), (0x44, 0x44));
+        let tile = lut3.groups(1, 1);
+        assert_eq!(i32::from(tile[128 + 2]), number(130, 6, 3).abs() | number(130, 9, 3).abs() << 4);
+        assert_eq!(tile[512 + 2] >> 4 & 1 == 1, number(130, 9, 3) < 0);
+        assert_eq!((tile[3], tile[512 + 3], tile[640 + 128 + 2]), (0, 0, 0));
+        let tile = lut5.groups(1, 1);
+        assert_eq!(i32::from(tile[128 + 2] & 127), number(130, 5, 5).abs());
+        assert_eq!(tile[128 + 2] >> 7 == 1, number(130, 5, 5) < 0);
+        assert_eq!((tile[3], tile[768 + 128 + 2]), (0, 0));
     }
 
     #[test]
