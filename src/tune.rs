@@ -254,11 +254,12 @@ fn rate(state: &State, pool: &Pool, tokens: usize, matrices: &[TernaryMatrix]) -
     let (rows, cols) = SHAPE;
     let x: Vec<f32> = (0..tokens * cols).map(|i| (i % 251) as f32 - 125.0).collect();
     let mut acts = Activations::default();
-    acts.quantize(pool, &kernels, &x, cols, None);
     let mut out = vec![0.0; tokens * rows];
     // A prompt's products do not depend on the memory: a few matrices tell enough.
     let matrices = if tokens > 1 { &matrices[..matrices.len().min(3)] } else { matrices };
+    // A model quantizes about once for as many weights, which includes making the tables of kernels that look up.
     let mut multiply = |weight| {
+        acts.quantize(pool, &kernels, &x, cols, None);
         linear(pool, &kernels, &acts, &mut [LinearJob { weight, scale: 1.0, out: &mut out, add: false }]);
     };
     // Threads that parked wake up.
