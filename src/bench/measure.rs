@@ -149,7 +149,7 @@ fn time(model: &Model, spec: &Spec, limit: Option<usize>) -> Result<f64, Error> 
             };
             let mut session = model.session();
             let mut generation = session.generate_tokens(text(spec.depth.max(PROMPT)), options)?;
-            while let Some(token) = generation.next() {
+            for token in generation.by_ref() {
                 token?;
             }
             Ok(generation.timings().decode_time.as_secs_f64())

@@ -101,7 +101,7 @@ fn options(args: Args) -> anyhow::Result<Options> {
     if tests.is_empty() {
         bail!("nothing to measure: both -p and -n are 0");
     }
-    if tests.iter().any(|test| *test == Test::Generate(1)) {
+    if tests.contains(&Test::Generate(1)) {
         bail!("-n 1 generates nothing beside the prompt's token: use 2 at least");
     }
     let isas = if args.isa.is_empty() { vec![Isa::from_env()?] } else { args.isa };
