@@ -1,6 +1,6 @@
 //! Causal attention over the paged key-value cache.
 //!
-//! Canonical order: every [`BLOCK_LEN`] positions are a block of its own with its maximum, sum of exponentials and
+//! Canonical order: every `BLOCK_LEN` positions are a block of its own with its maximum, sum of exponentials and
 //! weighted values; blocks are merged from the first to the last with the online softmax
 //! (<https://arxiv.org/abs/1805.02867>). A block's result does not depend on who computes it, so neither batches nor
 //! threads change a bit.

@@ -3,9 +3,9 @@
 //! A page holds [`PAGE_LEN`] positions of all heads, and for each head first its keys, then its values: one stretch of
 //! memory. Both lie as attention reads them, so that it needs no horizontal sums and no shuffles:
 //! - `F32`, `F16`: keys transposed, `[head_dim, PAGE_LEN]`, 16 positions in the lanes of a register; values in columns of
-//!   up to [`VALUE_COLS`], `[column, PAGE_LEN, width]`, filled up with zeros to a multiple of 16.
+//!   up to `VALUE_COLS`, `[column, PAGE_LEN, width]`, filled up with zeros to a multiple of 16.
 //! - `Int8`: codes in fours along what is summed over, for integer dot products of four bytes, and a scale for each
-//!   position; see [`int8`].
+//!   position; see `int8`.
 
 pub(crate) mod int8;
 
