@@ -93,7 +93,10 @@ impl<T: Pod> AlignedBuf<T> {
 
 impl<T: Pod> Clone for AlignedBuf<T> {
     fn clone(&self) -> Self {
-        let mut copy = AlignedBuf::zeroed(self.len);
+        let mut copy = match self.memory {
+            Memory::Heap(_) => AlignedBuf::zeroed(self.len),
+            Memory::Pages(_) => AlignedBuf::streamed(self.len),
+        };
         copy.copy_from_slice(self);
         copy
     }
