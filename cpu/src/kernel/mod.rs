@@ -148,7 +148,7 @@ impl Method {
     /// The layout that suits the kernels of `isa` that work this way best.
     pub fn layout(self, isa: Isa) -> Layout {
         match self {
-            Method::Multiply => table::best_multiplied(isa),
+            Method::Multiply => table::best_layout(isa),
             Method::LookUp => table::best_looked_up(isa),
         }
     }

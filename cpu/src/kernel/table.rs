@@ -103,13 +103,8 @@ pub(super) fn find(isa: Isa, layout: Layout) -> &'static Entry {
     TABLE.iter().rev().find(usable).expect("every layout has a portable kernel")
 }
 
-/// The layout to pack for `isa`. Without vector instructions a look-up does the work of five products.
+/// The layout to pack for `isa`, one that is multiplied: fewer bytes where unpacking them costs nothing.
 pub(super) fn best_layout(isa: Isa) -> Layout {
-    if isa == Isa::Scalar { best_looked_up(isa) } else { best_multiplied(isa) }
-}
-
-/// The layout to pack for kernels of `isa` that multiply: fewer bytes where unpacking them costs nothing.
-pub(super) fn best_multiplied(isa: Isa) -> Layout {
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512 && is_x86_feature_detected!("avx512vbmi") {
         return Layout::T16x5;
