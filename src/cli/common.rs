@@ -68,7 +68,7 @@ pub(super) struct TuningArgs {
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
     prefetch: Option<u32>,
 
-    /// Weights that a thread takes at a time when few tokens are computed [default: as tuned, or 65536]
+    /// Weights that a thread takes at a time when few tokens are computed [default: as tuned, or 131072]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(64..=1 << 30))]
     task_bytes: Option<u32>,
 

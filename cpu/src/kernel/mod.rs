@@ -131,7 +131,7 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning { prefetch: 8 << 10, task_bytes: 64 << 10, block_bytes: 512 << 10 }
+        Tuning { prefetch: 8 << 10, task_bytes: 128 << 10, block_bytes: 512 << 10 }
     }
 }
 
