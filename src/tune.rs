@@ -36,12 +36,12 @@ pub struct Tuned {
 #[non_exhaustive]
 pub enum TuneError {
     /// The file cannot be read or written.
-    #[error("{file}: {source}")]
+    #[error("{file}: {reason}")]
     Io {
         /// The file.
         file: PathBuf,
         /// The reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// The file is not what [`Tuned::save`] writes.
     #[error("{file} is no tuning file ({reason}): run `sterna tune` again, or remove it")]
@@ -62,7 +62,7 @@ impl Tuned {
         let text = match std::fs::read_to_string(file) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(TuneError::Io { file: file.into(), source }),
+            Err(reason) => return Err(TuneError::Io { file: file.into(), reason }),
         };
         let invalid = |reason: String| TuneError::Invalid { file: file.into(), reason };
         let tuned: Tuned = serde_json::from_str(&text).map_err(|e| invalid(e.to_string()))?;
@@ -83,7 +83,7 @@ impl Tuned {
     /// # Errors
     /// If that fails.
     pub fn save(&self, file: &Path) -> Result<(), TuneError> {
-        let error = |source| TuneError::Io { file: file.into(), source };
+        let error = |reason| TuneError::Io { file: file.into(), reason };
         if let Some(folder) = file.parent() {
             std::fs::create_dir_all(folder).map_err(error)?;
         }

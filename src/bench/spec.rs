@@ -53,7 +53,7 @@ impl ModelSource {
 }
 
 fn create_folder(folder: &Path) -> Result<(), FormatError> {
-    std::fs::create_dir_all(folder).map_err(|source| FormatError::Io { file: folder.into(), source })
+    std::fs::create_dir_all(folder).map_err(|reason| FormatError::Io { file: folder.into(), reason })
 }
 
 /// What is timed.

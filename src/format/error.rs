@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 
 /// Why a checkpoint, or a tensor of it, cannot be read.
 ///
-/// Every variant names the file; those about one tensor name the tensor, what was expected and what was found.
+/// Every variant names the file; those about one tensor name the tensor, what was expected and what was found. A message
+/// is complete in itself: no variant has a `source` that would say the same once more.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FormatError {
     /// The operating system refused to open, map or read the file.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {reason}", file.display())]
     Io {
         /// The file.
         file: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// The path holds something else than a checkpoint that this crate reads.
     #[error("{}: {reason}", file.display())]
@@ -51,12 +52,12 @@ pub enum FormatError {
         reason: String,
     },
     /// A JSON file or header cannot be parsed.
-    #[error("{}: the JSON is not valid: {source}", file.display())]
+    #[error("{}: the JSON is not valid: {reason}", file.display())]
     Json {
         /// The file.
         file: PathBuf,
         /// The parser's reason, with line and column.
-        source: serde_json::Error,
+        reason: serde_json::Error,
     },
     /// A name is used twice.
     #[error("{}: the {kind} `{name}` appears twice", file.display())]
@@ -222,7 +223,7 @@ pub enum FormatError {
 impl FormatError {
     /// A function that wraps an I/O error about `file`.
     pub(super) fn io(file: &Path) -> impl FnOnce(std::io::Error) -> FormatError {
-        move |source| FormatError::Io { file: file.to_path_buf(), source }
+        move |reason| FormatError::Io { file: file.to_path_buf(), reason }
     }
 
     /// A `Header` error.

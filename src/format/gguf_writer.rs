@@ -67,7 +67,7 @@ impl GgufWriter {
     ) -> Result<GgufWriter, FormatError> {
         if !overwrite && path.exists() {
             let exists = std::io::Error::new(ErrorKind::AlreadyExists, "the file exists already");
-            return Err(FormatError::Io { file: path.into(), source: exists });
+            return Err(FormatError::Io { file: path.into(), reason: exists });
         }
         let mut header = Vec::new();
         header.extend(MAGIC);

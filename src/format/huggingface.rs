@@ -168,7 +168,7 @@ fn is_plain_name(name: &str) -> bool {
 
 /// Parses the JSON file `bytes`.
 fn parse<'a, T: Deserialize<'a>>(file: &Path, bytes: &'a [u8]) -> Result<T, FormatError> {
-    serde_json::from_slice(bytes).map_err(|source| FormatError::Json { file: file.into(), source })
+    serde_json::from_slice(bytes).map_err(|reason| FormatError::Json { file: file.into(), reason })
 }
 
 /// `model.safetensors.index.json`.

@@ -40,7 +40,7 @@ pub(super) fn read(file: &Path, bytes: &[u8], source: usize) -> Result<Vec<Tenso
     let header = usize::try_from(length).ok().and_then(|length| rest.get(..length));
     let header = header.ok_or_else(|| truncated("the safetensors header", length, rest.len() as u64))?;
     let Records(records) =
-        serde_json::from_slice(header).map_err(|source| FormatError::Json { file: file.into(), source })?;
+        serde_json::from_slice(header).map_err(|reason| FormatError::Json { file: file.into(), reason })?;
 
     let data_start = 8 + length;
     let mut tensors = Vec::with_capacity(records.len());

@@ -40,7 +40,7 @@ impl Storage {
             Ok(kind) if !kind.is_file() => return Err(FormatError::header(path, "the path", "this is no file")),
             Ok(kind) => kind.len(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(FormatError::Io { file: path.to_path_buf(), source }),
+            Err(reason) => return Err(FormatError::Io { file: path.to_path_buf(), reason }),
         };
         let file = File::open(path).map_err(FormatError::io(path))?;
         let too_long =

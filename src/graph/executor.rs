@@ -14,10 +14,10 @@ pub type Trace<'a> = dyn FnMut(usize, &[f32]) + 'a;
 
 /// Why a pass through the graph failed.
 #[derive(Debug, thiserror::Error)]
-#[error("{backend}: {source}")]
+#[error("{backend}: {reason}")]
 pub struct ExecutorError {
     backend: String,
-    source: BackendError,
+    reason: BackendError,
 }
 
 /// The stages of a graph in order, and the buffers between them.
@@ -40,7 +40,7 @@ impl Executor {
         progress: &dyn Progress,
     ) -> Result<Executor, ExecutorError> {
         let build = |(layers, name): &(_, String)| {
-            let error = |source| ExecutorError { backend: name.clone(), source };
+            let error = |reason| ExecutorError { backend: name.clone(), reason };
             let backend = backends.iter().find(|backend| backend.name() == name).ok_or_else(|| {
                 let known = backends.iter().map(|backend| backend.name()).collect::<Vec<_>>().join(", ");
                 error(BackendError::Unknown { name: name.clone(), known })
@@ -61,7 +61,7 @@ impl Executor {
         for stage in &mut self.stages {
             stage
                 .forward(batch, &mut self.hidden, &mut self.outputs)
-                .map_err(|source| ExecutorError { backend: stage.backend().to_owned(), source })?;
+                .map_err(|reason| ExecutorError { backend: stage.backend().to_owned(), reason })?;
             if let Some(trace) = &mut trace {
                 trace(stage.layers().end - 1, &self.hidden);
             }
@@ -86,7 +86,7 @@ impl Executor {
         for stage in &mut self.stages {
             stage
                 .copy_page(from, to)
-                .map_err(|source| ExecutorError { backend: stage.backend().to_owned(), source })?;
+                .map_err(|reason| ExecutorError { backend: stage.backend().to_owned(), reason })?;
         }
         Ok(())
     }
@@ -127,7 +127,7 @@ impl Output<'_> {
             for stage in stages {
                 stage
                     .all_logits(self.index, outputs)
-                    .map_err(|source| ExecutorError { backend: stage.backend().to_owned(), source })?;
+                    .map_err(|reason| ExecutorError { backend: stage.backend().to_owned(), reason })?;
             }
         }
         match self.executor.outputs.get(self.index) {
