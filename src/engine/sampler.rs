@@ -77,6 +77,8 @@ pub struct Sampler {
     rng: ChaCha8Rng,
     /// Logit and token; kept between calls so that a step allocates nothing.
     candidates: Vec<(f32, u32)>,
+    /// Tokens that the penalty looks at; kept likewise.
+    recent: Vec<u32>,
 }
 
 impl Sampler {
@@ -87,7 +89,7 @@ impl Sampler {
     pub fn new(options: Sampling) -> Result<Sampler, Error> {
         options.validate()?;
         let seed = options.seed.unwrap_or_else(clock_seed);
-        Ok(Sampler { options, seed, rng: ChaCha8Rng::seed_from_u64(seed), candidates: Vec::new() })
+        Ok(Sampler { options, seed, rng: ChaCha8Rng::seed_from_u64(seed), candidates: Vec::new(), recent: Vec::new() })
     }
 
     /// The seed in use.
@@ -98,10 +100,7 @@ impl Sampler {
     /// What a choice after `previous` needs to know. `recent` is memory for the tokens that the penalty looks at.
     pub fn wanted<'a>(&self, previous: &[u32], recent: &'a mut Vec<u32>) -> LogitsFor<'a> {
         let Sampling { temperature, top_k, top_p, min_p, .. } = self.options;
-        recent.clear();
-        recent.extend_from_slice(penalized(previous, &self.options));
-        recent.sort_unstable();
-        recent.dedup();
+        penalized(previous, &self.options, recent);
         let best = Best { count: 1, margin: 0.0, also: recent, temperature: None };
         LogitsFor::Best(match (temperature, top_k) {
             (0.0, _) => best,
@@ -158,7 +157,8 @@ impl Sampler {
         if candidates.iter().any(|(logit, _)| logit.is_nan()) {
             return Err(Error::NotANumber);
         }
-        penalize(candidates, previous, &self.options);
+        penalized(previous, &self.options, &mut self.recent);
+        penalize(candidates, &self.recent, self.options.repeat_penalty);
         if temperature == 0.0 {
             let best = candidates.iter().min_by(|a, b| by_logit(a, b));
             return Ok(best.filter(|best| others.is_none_or(|others| best.0 > others.logit)).map(|&(_, id)| id));
@@ -204,24 +204,22 @@ fn uniform(rng: &mut ChaCha8Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
 }
 
-/// The tokens that the penalty looks at; some may be there several times.
-fn penalized<'a>(previous: &'a [u32], options: &Sampling) -> &'a [u32] {
-    match options.repeat_penalty == 1.0 {
-        true => &[],
-        false => &previous[previous.len().saturating_sub(options.repeat_last_n)..],
+/// Puts the tokens that the penalty looks at into `recent`, each once.
+fn penalized(previous: &[u32], options: &Sampling, recent: &mut Vec<u32>) {
+    recent.clear();
+    if options.repeat_penalty != 1.0 {
+        recent.extend_from_slice(&previous[previous.len().saturating_sub(options.repeat_last_n)..]);
+        recent.sort_unstable();
+        recent.dedup();
     }
 }
 
-/// Makes recent tokens less likely, each once. The candidates are in the order of their ids.
-fn penalize(candidates: &mut [(f32, u32)], previous: &[u32], options: &Sampling) {
-    let recent = penalized(previous, options);
-    for (i, &id) in recent.iter().enumerate() {
-        if recent[..i].contains(&id) {
-            continue;
-        }
-        if let Ok(at) = candidates.binary_search_by_key(&id, |c| c.1) {
+/// Makes the tokens `recent` less likely. The candidates are in the order of their ids.
+fn penalize(candidates: &mut [(f32, u32)], recent: &[u32], penalty: f32) {
+    for id in recent {
+        if let Ok(at) = candidates.binary_search_by_key(id, |c| c.1) {
             let logit = &mut candidates[at].0;
-            *logit = if *logit > 0.0 { *logit / options.repeat_penalty } else { *logit * options.repeat_penalty };
+            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
         }
     }
 }
