@@ -9,7 +9,7 @@ use sterna_cpu::{Isa, Pool};
 use super::row::{Repetition, by_state};
 use super::spec::PROMPT;
 use super::{Machine, Options, Rate, Report, Row, Spec, Test};
-use crate::backend::LogitsFor;
+use crate::backend::{Best, LogitsFor};
 use crate::engine::Work;
 use crate::tune;
 use crate::{Error, GenerateOptions, Model, OpenOptions};
@@ -116,6 +116,9 @@ impl Facts {
 /// Tokens of a warm-up: enough to touch all weights and to wake the threads.
 const WARM_UP: usize = 4;
 
+/// What is asked of the head behind a prompt, as by a generation with the default options.
+const GREEDY: Best<'_> = Best { count: 1, margin: 0.0, also: &[], temperature: None };
+
 /// Runs a test, or only `limit` tokens of it; seconds of what is timed.
 fn time(model: &Model, spec: &Spec, limit: Option<usize>) -> Result<f64, Error> {
     let tokens = |test: usize| limit.map_or(test, |limit| limit.min(test)).max(1);
@@ -134,7 +137,7 @@ fn time(model: &Model, spec: &Spec, limit: Option<usize>) -> Result<f64, Error> 
                 result = engine.forward(&work(depth, LogitsFor::None), &mut |_, _, _| Ok(()), None);
             }
             let start = Instant::now();
-            let timed = engine.forward(&work(prompt, LogitsFor::Last), &mut |_, _, _| Ok(()), None);
+            let timed = engine.forward(&work(prompt, LogitsFor::Best(GREEDY)), &mut |_, _, _| Ok(()), None);
             let seconds = start.elapsed().as_secs_f64();
             engine.release(sequence);
             result.and(timed)?;
