@@ -4,7 +4,7 @@ use super::simd::Simd;
 use super::unpack::Unpack;
 use super::{Sums, TILE, Tiles, for_tokens, share};
 use crate::kernel::operand::{Panel, Rows, Source};
-use crate::kernel::{Block, Operand};
+use crate::kernel::{Block, MAX_TOKENS, Operand};
 use crate::layout::GROUP;
 use crate::prefetch::prefetch;
 
@@ -16,9 +16,12 @@ const fn tiles_of_one_sum(fields: usize) -> usize {
 /// Tiles whose fields 1 and 3 fit into 16 bits as four times the code: 2 · 2048 a tile.
 const TILES_OF_SCALED: usize = 7;
 
-/// Tokens of [`many`] on 256 bits: 8 sums leave room for what becomes of a product (with 12 one sum is always in memory,
-/// and the chain of its additions is what takes the time).
+/// Tokens whose sums are in registers on 256 bits: 8 sums leave room for what becomes of a product (with 12 one sum is
+/// always in memory, and the chain of its additions is what takes the time).
 const NARROW: usize = 4;
+
+/// The same of [`spread`], where nothing else needs registers.
+const SPREAD: usize = 6;
 
 /// [`crate::kernel::Kernel`] for rows and panels.
 ///
@@ -54,6 +57,10 @@ unsafe fn groups<S: Simd, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums:
             }
             if tokens == 1 && L::FIELDS == 4 {
                 one::<S, A, 2>(tiles, q, out);
+                continue;
+            }
+            if tokens > 2 * NARROW {
+                spread::<S, L, A>(tiles, q, out);
                 continue;
             }
             for first in (0..tokens).step_by(share(tokens, NARROW)) {
@@ -161,6 +168,64 @@ unsafe fn many<S: Simd, L: Unpack<S>, A: Source, const N: usize, const T: usize>
             for token in 0..T {
                 if token < out.tokens {
                     S::store(out.at(n, token), wide[n][token]);
+                }
+            }
+        }
+    }
+}
+
+/// Up to [`MAX_TOKENS`] tokens with a group on 256 bits, [`SPREAD`] at a time: the codes of some tiles are spread out in
+/// memory once for all of them, because taking a tile apart needs the units that add.
+///
+/// # Safety
+/// As [`many`], and `q` holds a multiple of [`SPREAD`] tokens.
+#[inline(always)]
+unsafe fn spread<S: Simd, L: Unpack<S>, A: Source>(tiles: Tiles, q: A, out: Sums) {
+    /// At least the fields of the tiles of one sum.
+    const FIELDS: usize = 64;
+    let run = tiles_of_one_sum(L::FIELDS);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut wide = [[[S::zero(); SPREAD]; 2]; MAX_TOKENS.div_ceil(SPREAD)];
+        let mut codes = [[S::zero(); 2]; FIELDS];
+        for first in (0..tiles.count).step_by(run) {
+            let count = run.min(tiles.count - first);
+            for (t, codes) in codes.chunks_exact_mut(L::FIELDS).enumerate().take(count) {
+                let tile = tiles.start.add((first + t) * TILE);
+                prefetch(tile, tiles.ahead);
+                for n in 0..2 {
+                    let half = L::unpack(S::load(tile.add(n * tiles.apart)));
+                    for (field, codes) in codes.iter_mut().enumerate() {
+                        codes[n] = L::codes(half, field);
+                    }
+                }
+            }
+            let codes = &codes[..count * L::FIELDS];
+            for (wide, token) in wide.iter_mut().zip((0..out.tokens).step_by(SPREAD)) {
+                let q = q.skip(token);
+                let mut sums = [[S::zero(); SPREAD]; 2];
+                for (i, codes) in codes.iter().enumerate() {
+                    // In registers: left alone, they are loaded for each token.
+                    let codes = codes.map(|codes| S::pinned(codes));
+                    for t in 0..SPREAD {
+                        let four = S::four(q.at(first * L::FIELDS + i, t));
+                        for n in 0..2 {
+                            let product = S::products(codes[n], four);
+                            sums[n][t] = S::pinned(S::add16(sums[n][t], product));
+                        }
+                    }
+                }
+                for n in 0..2 {
+                    for t in 0..SPREAD {
+                        wide[n][t] = S::add32(wide[n][t], S::widen(sums[n][t]));
+                    }
+                }
+            }
+        }
+        for (wide, first) in wide.iter().zip((0..out.tokens).step_by(SPREAD)) {
+            for n in 0..2 {
+                for t in 0..SPREAD.min(out.tokens - first) {
+                    S::store(out.at(n, first + t), wide[n][t]);
                 }
             }
         }

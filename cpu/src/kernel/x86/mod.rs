@@ -46,6 +46,16 @@ impl Tiles {
         let turn = count.saturating_sub(ahead / TILE);
         Tiles { start, count, apart, ahead, far: ahead + (groups - 1) * block.group_bytes, turn }
     }
+
+    /// Vector `n` of those that stand side by side.
+    ///
+    /// # Safety
+    /// There is such.
+    #[inline(always)]
+    unsafe fn vector(self, n: usize) -> Tiles {
+        // SAFETY: the caller's promise.
+        unsafe { Tiles { start: self.start.add(n * self.apart), ..self } }
+    }
 }
 
 /// Where the sums of [`Tiles`] go.
@@ -76,6 +86,16 @@ impl Sums {
     unsafe fn at(self, n: usize, token: usize) -> *mut i32 {
         // SAFETY: the caller's promise.
         unsafe { self.start.add(n * self.apart + token * GROUP) }
+    }
+
+    /// Those of vector `n` alone.
+    ///
+    /// # Safety
+    /// There is such.
+    #[inline(always)]
+    unsafe fn vector(self, n: usize) -> Sums {
+        // SAFETY: the caller's promise.
+        unsafe { Sums { start: self.at(n, 0), ..self } }
     }
 
     /// At most `count` tokens from `token` on.

@@ -105,8 +105,7 @@ unsafe fn narrow<S: Dot, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums: 
             if tokens <= 3 {
                 // Half a group after the other: then a sum for each field fits into the registers.
                 for n in 0..2 {
-                    let tiles = Tiles { start: tiles.start.add(n * tiles.apart), ..tiles };
-                    let out = Sums { start: out.at(n, 0), ..out };
+                    let (tiles, out) = (tiles.vector(n), out.vector(n));
                     for_tokens!(tokens, [2, 3], |T| few::<S, L, A, 1, 1, T>(tiles, q, out));
                 }
                 continue;
