@@ -1,10 +1,12 @@
 //! A growable-once buffer aligned to 64 bytes: one cache line, one AVX-512 register.
 
+mod slab;
+
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 use bytemuck::{Pod, Zeroable};
-use memmap2::MmapMut;
+use slab::Part;
 
 /// One cache line; its alignment is what [`AlignedBuf`] is made for.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -21,8 +23,8 @@ pub struct AlignedBuf<T> {
 
 enum Memory {
     Heap(Vec<Line>),
-    /// Pages of its own, huge ones where the system has them.
-    Pages(MmapMut),
+    /// In huge pages where the system has them.
+    Part(Part),
 }
 
 impl Default for Memory {
@@ -35,20 +37,20 @@ impl Memory {
     fn bytes(&self) -> &[u8] {
         match self {
             Memory::Heap(lines) => bytemuck::cast_slice(lines),
-            Memory::Pages(pages) => pages,
+            Memory::Part(part) => part.bytes(),
         }
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
         match self {
             Memory::Heap(lines) => bytemuck::cast_slice_mut(lines),
-            Memory::Pages(pages) => pages,
+            Memory::Part(part) => part.bytes_mut(),
         }
     }
 }
 
-/// Below this, memory has no room for a huge page.
-const HUGE_PAGE: usize = 2 << 20;
+/// Bytes from which on it matters where a stream lies: less stays in the caches.
+const STREAM: usize = 256 << 10;
 
 impl<T: Pod> AlignedBuf<T> {
     /// A buffer of `len` zeros. The pages are touched only when they are first written.
@@ -60,16 +62,10 @@ impl<T: Pod> AlignedBuf<T> {
     /// A buffer of `len` zeros that will be read as a stream, as weights are: in huge pages where the system has them,
     /// which makes that a few percent faster.
     pub fn streamed(len: usize) -> Self {
-        let bytes = len * size_of::<T>();
-        if bytes >= HUGE_PAGE
-            && let Ok(pages) = MmapMut::map_anon(bytes)
-        {
-            // A hint: without huge pages everything works, a little slower.
-            #[cfg(target_os = "linux")]
-            let _ = pages.advise(memmap2::Advice::HugePage);
-            return AlignedBuf { memory: Memory::Pages(pages), len, element: PhantomData };
+        match Some(len * size_of::<T>()).filter(|&bytes| bytes >= STREAM).and_then(Part::new) {
+            Some(part) => AlignedBuf { memory: Memory::Part(part), len, element: PhantomData },
+            None => AlignedBuf::zeroed(len),
         }
-        AlignedBuf::zeroed(len)
     }
 
     /// Makes the length `len`; elements beyond the old allocation are zero, others keep what they held.
@@ -78,9 +74,9 @@ impl<T: Pod> AlignedBuf<T> {
         if bytes > self.memory.bytes().len() {
             let mut lines = match std::mem::take(&mut self.memory) {
                 Memory::Heap(lines) => lines,
-                Memory::Pages(pages) => {
-                    let mut lines: Vec<Line> = bytemuck::zeroed_vec(pages.len().div_ceil(64));
-                    bytemuck::cast_slice_mut::<_, u8>(&mut lines)[..pages.len()].copy_from_slice(&pages);
+                Memory::Part(part) => {
+                    let mut lines: Vec<Line> = bytemuck::zeroed_vec(part.bytes().len().div_ceil(64));
+                    bytemuck::cast_slice_mut::<_, u8>(&mut lines)[..part.bytes().len()].copy_from_slice(part.bytes());
                     lines
                 }
             };
@@ -95,7 +91,7 @@ impl<T: Pod> Clone for AlignedBuf<T> {
     fn clone(&self) -> Self {
         let mut copy = match self.memory {
             Memory::Heap(_) => AlignedBuf::zeroed(self.len),
-            Memory::Pages(_) => AlignedBuf::streamed(self.len),
+            Memory::Part(_) => AlignedBuf::streamed(self.len),
         };
         copy.copy_from_slice(self);
         copy
@@ -130,7 +126,7 @@ mod tests {
     #[test]
     fn both_kinds_are_zero_aligned_and_grow() {
         for make in [AlignedBuf::<u32>::zeroed, AlignedBuf::<u32>::streamed] {
-            for len in [0, 3, 16, HUGE_PAGE / 4, HUGE_PAGE / 4 + 5] {
+            for len in [0, 3, 16, 1 << 19, (1 << 19) + 5] {
                 let mut buffer = make(len);
                 assert!(buffer.len() == len && buffer.iter().all(|&v| v == 0));
                 assert!(buffer.as_ptr().addr().is_multiple_of(64));
