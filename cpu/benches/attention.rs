@@ -2,7 +2,7 @@
 //! cached positions against the machine's read bandwidth, prefill of 512 tokens against its multiply-add rate, all
 //! measured in turn in the same run. Medians.
 //!
-//! `cargo bench -p sterna-cpu --bench attention [-- ROUNDS]`
+//! `cargo bench -p sterna-cpu --bench attention [-- ROUNDS] [decode]`
 #![allow(missing_docs, reason = "a program")]
 
 use std::hint::black_box;
@@ -58,6 +58,7 @@ fn pass(pool: &Pool, layers: &[KvLayer], position: usize, tokens: usize, scratch
 fn main() {
     // cargo passes --bench.
     let rounds = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(9);
+    let decode_only = std::env::args().any(|arg| arg == "decode");
     let memory = ReadProbe::new(300 << 20);
     let fillers = Pool::new(Pool::default_threads());
     let kinds = [KvType::F16, KvType::Int8];
@@ -75,7 +76,7 @@ fn main() {
             for (layers, samples) in long.iter().zip(&mut decodes) {
                 samples.push(pass(&pool, layers, CONTEXT - 1, 1, &mut scratch));
             }
-            for (layers, samples) in short.iter().zip(&mut prefills) {
+            for (layers, samples) in short.iter().zip(&mut prefills).filter(|_| !decode_only) {
                 samples.push(pass(&pool, &layers[..10], 0, PROMPT, &mut scratch) * LAYERS as f64 / 10.0);
             }
         }
@@ -83,21 +84,23 @@ fn main() {
         println!("{threads} threads: reads {:.1} GB/s", bandwidth / 1e9);
         for (i, kind) in kinds.iter().enumerate() {
             let bytes: usize = long[i].iter().map(KvLayer::bytes).sum();
-            let (decode, prefill) = (median(decodes[i].clone()), median(prefills[i].clone()));
+            let decode = median(decodes[i].clone());
             let rate = bytes as f64 / decode;
             let weights = WEIGHT_BYTES / bandwidth;
             println!(
                 "  {kind:?}: decode {:.2} ms a token, {:.1} GB/s ({:.0} % of reading), {:.1} % of a token whose weights \
-                 take {:.1} ms; prefill {:.0} ms",
+                 take {:.1} ms",
                 decode * 1e3,
                 rate / 1e9,
                 100.0 * rate / bandwidth,
                 100.0 * decode / (decode + weights),
                 weights * 1e3,
-                prefill * 1e3,
             );
-            let macs = (LAYERS * HEADS * HEAD_DIM * PROMPT * (PROMPT + 1)) as f64;
-            println!("    prefill: {:.1} G multiply-adds/s", macs / prefill / 1e9);
+            if !decode_only {
+                let prefill = median(prefills[i].clone());
+                let macs = (LAYERS * HEADS * HEAD_DIM * PROMPT * (PROMPT + 1)) as f64;
+                println!("    prefill {:.0} ms, {:.1} G multiply-adds/s", prefill * 1e3, macs / prefill / 1e9);
+            }
         }
     }
 }

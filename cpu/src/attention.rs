@@ -6,7 +6,7 @@
 //! threads change a bit.
 //!
 //! The query heads of a key-value head, and the tokens of a prompt, go through a page together. Few tokens with a long
-//! past are spread over the threads block by block; whoever finishes the last block of a head merges them.
+//! past are spread over the threads by runs of blocks; whoever finishes the last run of a head merges them.
 
 mod float;
 mod int8;
@@ -32,14 +32,18 @@ const BLOCK_LEN: usize = BLOCK_PAGES * PAGE_LEN;
 /// Rows that go through a page together, if there are as many: they share what it costs to read it.
 const TASK_ROWS: usize = 64;
 
-/// Tasks with up to this many rows are split into blocks.
+/// Tasks with up to this many rows are split into runs of blocks.
 const SPLIT_ROWS: usize = 32;
+
+/// Tasks per thread that they are split into: enough to share the work evenly, few enough that preparing the queries is
+/// cheap.
+const TASKS: usize = 8;
 
 /// Memory for intermediate results, kept between calls.
 #[derive(Debug, Default)]
 pub struct AttentionScratch {
     tasks: Vec<Task>,
-    /// Blocks still to be computed of each group of tasks that are merged.
+    /// Tasks still to be done of those whose results are merged.
     left: Vec<AtomicUsize>,
     /// For each thread: scores, a widened page, running results and those of a block.
     floats: AlignedBuf<f32>,
@@ -71,9 +75,9 @@ struct Task {
 
 #[derive(Clone, Copy, Debug)]
 struct Part {
-    /// Number of the first part's results and how many parts there are.
+    /// Number of the first block's results and how many blocks there are.
     first: usize,
-    count: usize,
+    blocks: usize,
     /// Which counter tells that all are there.
     counter: usize,
 }
@@ -142,7 +146,7 @@ pub fn attention(
         assert!((span.position + span.tokens).div_ceil(PAGE_LEN) <= span.pages.len(), "attention: too few pages");
     }
     let shape = Shape { q, layer, spans, heads, group: heads / kv_heads, scale };
-    let (rows, parts) = plan(&shape, pool.threads() > 1, &mut scratch.tasks, &mut scratch.left);
+    let (rows, parts) = plan(&shape, pool.threads(), &mut scratch.tasks, &mut scratch.left);
     let lengths = Lengths {
         rows,
         result: result_len(head_dim),
@@ -180,10 +184,13 @@ pub fn attention(
 }
 
 /// Cuts a call into tasks; returns the most rows of a task and the number of partial results.
-fn plan(shape: &Shape<'_>, split: bool, tasks: &mut Vec<Task>, left: &mut Vec<AtomicUsize>) -> (usize, usize) {
+fn plan(shape: &Shape<'_>, threads: usize, tasks: &mut Vec<Task>, left: &mut Vec<AtomicUsize>) -> (usize, usize) {
     tasks.clear();
     left.clear();
     let (mut token, mut most, mut parts) = (0, 0, 0);
+    let blocks_of = |span: &KvSpan<'_>| (span.position + span.tokens).div_ceil(BLOCK_LEN);
+    let all_blocks = shape.layer.kv_heads() * shape.spans.iter().map(blocks_of).sum::<usize>();
+    let fair = (all_blocks / (TASKS * threads)).max(1);
     for (index, span) in shape.spans.iter().enumerate() {
         let step = (TASK_ROWS / shape.group).max(1);
         for in_span in (0..span.tokens).step_by(step) {
@@ -201,16 +208,17 @@ fn plan(shape: &Shape<'_>, split: bool, tasks: &mut Vec<Task>, left: &mut Vec<At
                     end_block: blocks,
                     part: None,
                 };
-                if !split || blocks == 1 || rows > SPLIT_ROWS {
+                let runs = blocks.div_ceil(fair);
+                if threads == 1 || runs == 1 || rows > SPLIT_ROWS {
                     tasks.push(task);
                     continue;
                 }
-                let part = Part { first: parts, count: blocks, counter: left.len() };
-                left.push(AtomicUsize::new(blocks));
+                let part = Part { first: parts, blocks, counter: left.len() };
+                left.push(AtomicUsize::new(runs));
                 parts += blocks * rows;
-                tasks.extend((0..blocks).map(|block| Task {
-                    first_block: block,
-                    end_block: block + 1,
+                tasks.extend((0..runs).map(|run| Task {
+                    first_block: run * blocks / runs,
+                    end_block: (run + 1) * blocks / runs,
                     part: Some(part),
                     ..task
                 }));
@@ -255,13 +263,13 @@ fn run_task(
     };
     let at = |block: usize| (part.first + block * rows.len()) * lengths.result;
     // SAFETY: the results of a block belong to the task that computes it, until it is counted.
-    let own = unsafe { partials.range(at(task.first_block), results) };
+    let own = unsafe { partials.range(at(task.first_block), (task.end_block - task.first_block) * results) };
     blocks(isa, shape.layer, &rows, span.pages, task, lengths, memory, own);
     if left[part.counter].fetch_sub(1, Ordering::AcqRel) > 1 {
         return;
     }
-    // SAFETY: all blocks are counted, so no task uses their results but this one.
-    let all = unsafe { partials.range(at(0), part.count * results) };
+    // SAFETY: all tasks are counted, so none uses the results of a block but this one.
+    let all = unsafe { partials.range(at(0), part.blocks * results) };
     let (running, others) = all.split_at_mut(results);
     for other in others.chunks_exact(results) {
         merge_rows(isa, running, other, lengths.result);
@@ -269,7 +277,7 @@ fn run_task(
     write_rows(isa, &rows, running, lengths.result, out);
 }
 
-/// The blocks of a task, merged into `running`.
+/// The blocks of a task: merged into `results`, or one behind the other if the task is a part.
 #[allow(clippy::too_many_arguments, reason = "what one task needs")]
 fn blocks(
     isa: Isa,
@@ -279,12 +287,38 @@ fn blocks(
     task: &Task,
     lengths: &Lengths,
     memory: Memory<'_>,
-    running: &mut [f32],
+    results: &mut [f32],
 ) {
     match layer.data() {
-        Store::F16(store) => float_blocks(isa, layer, store, rows, pages, task, lengths, memory.floats, running),
-        Store::F32(store) => float_blocks(isa, layer, store, rows, pages, task, lengths, memory.floats, running),
-        Store::Int8(store) => int8_blocks(isa, layer, store, rows, pages, task, lengths, memory, running),
+        Store::F16(store) => float_blocks(isa, layer, store, rows, pages, task, lengths, memory.floats, results),
+        Store::F32(store) => float_blocks(isa, layer, store, rows, pages, task, lengths, memory.floats, results),
+        Store::Int8(store) => int8_blocks(isa, layer, store, rows, pages, task, lengths, memory, results),
+    }
+}
+
+/// Has `compute` find the results of each block of a task, which are merged into `results`, with the help of `memory`, or
+/// put one behind the other if the task is a part.
+fn each_block(
+    isa: Isa,
+    task: &Task,
+    rows: usize,
+    result_len: usize,
+    memory: &mut [f32],
+    results: &mut [f32],
+    mut compute: impl FnMut(usize, &mut [f32]),
+) {
+    let len = rows * result_len;
+    if task.part.is_some() {
+        (task.first_block..task.end_block)
+            .zip(results.chunks_exact_mut(len))
+            .for_each(|(block, own)| compute(block, own));
+        return;
+    }
+    compute(task.first_block, results);
+    let next = &mut memory[..len];
+    for block in task.first_block + 1..task.end_block {
+        compute(block, next);
+        merge_rows(isa, results, next, result_len);
     }
 }
 
@@ -304,20 +338,14 @@ fn float_blocks<E: Element>(
     task: &Task,
     lengths: &Lengths,
     floats: &mut [f32],
-    running: &mut [f32],
+    results: &mut [f32],
 ) {
     let (page, floats) = floats.split_at_mut(lengths.page);
-    let (scores, partial) = floats.split_at_mut(rows.len() * BLOCK_LEN);
-    let partial = &mut partial[..running.len()];
-    for block in task.first_block..task.end_block {
+    let (scores, next) = floats.split_at_mut(rows.len() * BLOCK_LEN);
+    each_block(isa, task, rows.len(), lengths.result, next, results, |block, results| {
         let (pages, after) = block_pages(rows, pages, block);
-        let first = block == task.first_block;
-        let results = if first { &mut *running } else { &mut *partial };
         float::block(isa, layer, store, rows, block, pages, after, scores, page, results, lengths.result);
-        if !first {
-            merge_rows(isa, running, partial, lengths.result);
-        }
-    }
+    });
 }
 
 #[allow(clippy::too_many_arguments, reason = "the arguments of one kernel")]
@@ -330,12 +358,11 @@ fn int8_blocks(
     task: &Task,
     lengths: &Lengths,
     memory: Memory<'_>,
-    running: &mut [f32],
+    results: &mut [f32],
 ) {
     let count = rows.len();
-    let (scores, partial) = memory.floats.split_at_mut(count * BLOCK_LEN);
+    let (scores, next) = memory.floats.split_at_mut(count * BLOCK_LEN);
     let (queries, weights) = memory.bytes.split_at_mut(count * lengths.query);
-    let partial = &mut partial[..running.len()];
     let mut memory = int8::Memory {
         queries,
         scales: &mut memory.scales[..count],
@@ -344,15 +371,10 @@ fn int8_blocks(
         sums: &mut memory.ints[..count * lengths.dims],
     };
     int8::round_queries(isa, rows, &mut memory);
-    for block in task.first_block..task.end_block {
+    each_block(isa, task, count, lengths.result, next, results, |block, results| {
         let (pages, after) = block_pages(rows, pages, block);
-        let first = block == task.first_block;
-        let results = if first { &mut *running } else { &mut *partial };
         int8::block(isa, layer, store, rows, block, pages, after, &mut memory, results, lengths.result);
-        if !first {
-            merge_rows(isa, running, partial, lengths.result);
-        }
-    }
+    });
 }
 
 /// Writes the output of a task's rows.

@@ -1,13 +1,16 @@
 //! The paged key-value cache of one layer.
 //!
-//! A page holds [`PAGE_LEN`] positions of all heads, and for each head first its keys, then its values: one stretch of
-//! memory. Both lie as attention reads them, so that it needs no horizontal sums and no shuffles:
+//! A page holds [`PAGE_LEN`] positions of all heads. Four pages lie together, and in them for each head first the keys of
+//! all four, then the values: attention reads them in this order, so that pages which follow each other are one stretch of
+//! memory. Both lie as attention needs them, without horizontal sums or shuffles:
 //! - `F32`, `F16`: keys transposed, `[head_dim, PAGE_LEN]`, 16 positions in the lanes of a register; values in columns of
 //!   up to `VALUE_COLS`, `[column, PAGE_LEN, width]`, filled up with zeros to a multiple of 16.
 //! - `Int8`: codes in fours along what is summed over, for integer dot products of four bytes, and a scale for each
 //!   position; see `int8`.
 
 pub(crate) mod int8;
+
+use std::ops::Range;
 
 use crate::Isa;
 use crate::buffer::AlignedBuf;
@@ -66,6 +69,50 @@ pub struct KvSpan<'a> {
     pub tokens: usize,
 }
 
+/// Pages that lie together.
+const TOGETHER: usize = 4;
+
+/// Where the keys and the values of a head in a page start, and how many numbers they are.
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    heads: usize,
+    keys: usize,
+    values: usize,
+}
+
+impl Places {
+    fn new(heads: usize, head_dim: usize, kind: KvType) -> Places {
+        let (keys, values) = match kind {
+            KvType::F16 | KvType::F32 => (PAGE_LEN * head_dim, PAGE_LEN * padded_dim(head_dim)),
+            KvType::Int8 => int8::bytes(head_dim),
+        };
+        Places { heads, keys, values }
+    }
+
+    /// Numbers of `pages` pages.
+    fn len(self, pages: usize) -> usize {
+        pages.next_multiple_of(TOGETHER) * self.heads * (self.keys + self.values)
+    }
+
+    #[inline(always)]
+    fn keys(self, page: usize, head: usize) -> Range<usize> {
+        let start = self.start(page, head) + page % TOGETHER * self.keys;
+        start..start + self.keys
+    }
+
+    #[inline(always)]
+    fn values(self, page: usize, head: usize) -> Range<usize> {
+        let start = self.start(page, head) + TOGETHER * self.keys + page % TOGETHER * self.values;
+        start..start + self.values
+    }
+
+    /// Where a head starts in the pages that lie together with `page`.
+    #[inline(always)]
+    fn start(self, page: usize, head: usize) -> usize {
+        (page / TOGETHER * self.heads + head) * TOGETHER * (self.keys + self.values)
+    }
+}
+
 /// Writes a key and a value of a head to a slot of a page.
 type Write<'a> = dyn FnMut(usize, usize, &[f32], &[f32]) + 'a;
 
@@ -73,6 +120,7 @@ type Write<'a> = dyn FnMut(usize, usize, &[f32], &[f32]) + 'a;
 #[derive(Debug)]
 pub struct KvLayer {
     store: Store,
+    places: Places,
     pages: usize,
     kv_heads: usize,
     head_dim: usize,
@@ -88,13 +136,14 @@ pub(crate) enum Store {
 impl KvLayer {
     /// A cache of `pages` pages. Its memory is taken only as pages are written.
     pub fn new(pages: usize, kv_heads: usize, head_dim: usize, kind: KvType) -> KvLayer {
-        let heads = pages * kv_heads;
+        let places = Places::new(kv_heads, head_dim, kind);
+        let len = places.len(pages);
         let store = match kind {
-            KvType::F16 => Store::F16(AlignedBuf::streamed(heads * float_len(head_dim))),
-            KvType::F32 => Store::F32(AlignedBuf::streamed(heads * float_len(head_dim))),
-            KvType::Int8 => Store::Int8(AlignedBuf::streamed(heads * int8::head_bytes(head_dim))),
+            KvType::F16 => Store::F16(AlignedBuf::streamed(len)),
+            KvType::F32 => Store::F32(AlignedBuf::streamed(len)),
+            KvType::Int8 => Store::Int8(AlignedBuf::streamed(len)),
         };
-        KvLayer { store, pages, kv_heads, head_dim }
+        KvLayer { store, places, pages, kv_heads, head_dim }
     }
 
     /// Heads of keys and values.
@@ -121,7 +170,7 @@ impl KvLayer {
     /// # Panics
     /// If the lengths do not agree or a span has too few pages.
     pub fn store(&mut self, pool: &Pool, isa: Isa, spans: &[KvSpan<'_>], k: &[f32], v: &[f32]) {
-        let (head_dim, heads) = (self.head_dim, self.kv_heads);
+        let (head_dim, heads, places) = (self.head_dim, self.kv_heads, self.places);
         let (pages, width) = (self.pages, heads * head_dim);
         let tokens: usize = spans.iter().map(|span| span.tokens).sum();
         assert!(k.len() == tokens * width && v.len() == k.len(), "kv cache: a row per token");
@@ -131,7 +180,7 @@ impl KvLayer {
                 for position in span.position..span.position + span.tokens {
                     let page = span.pages[position / PAGE_LEN] as usize;
                     assert!(page < pages, "kv cache: no such page");
-                    write(page * heads + head, position % PAGE_LEN, &k[row..][..head_dim], &v[row..][..head_dim]);
+                    write(page, position % PAGE_LEN, &k[row..][..head_dim], &v[row..][..head_dim]);
                     row += width;
                 }
             }
@@ -139,30 +188,32 @@ impl KvLayer {
         // A task writes one head of every page: no two of them write to the same memory, whatever the page tables say.
         let task: &(dyn Fn(usize) + Sync) = match &mut self.store {
             Store::F32(store) => {
-                let (store, len) = (SharedSlice::new(store), float_len(head_dim));
+                let store = SharedSlice::new(store);
                 &move |head| {
-                    each(head, &mut |place, slot, k, v| {
+                    each(head, &mut |page, slot, k, v| {
                         // SAFETY: as said above.
-                        let to = unsafe { store.range(place * len, len) };
-                        store_float(to, slot, k, v, |x| *x);
+                        let (keys, values) = unsafe { parts(&store, places, page, head) };
+                        store_float(keys, values, slot, k, v, |x| *x);
                     });
                 }
             }
             Store::F16(store) => {
-                let (store, len) = (SharedSlice::new(store), float_len(head_dim));
+                let store = SharedSlice::new(store);
                 &move |head| {
-                    each(head, &mut |place, slot, k, v| {
+                    each(head, &mut |page, slot, k, v| {
                         // SAFETY: as said above.
-                        store_f16(isa, unsafe { store.range(place * len, len) }, slot, k, v);
+                        let (keys, values) = unsafe { parts(&store, places, page, head) };
+                        store_f16(isa, keys, values, slot, k, v);
                     });
                 }
             }
             Store::Int8(store) => {
-                let (store, len) = (SharedSlice::new(store), int8::head_bytes(head_dim));
+                let store = SharedSlice::new(store);
                 &move |head| {
-                    each(head, &mut |place, slot, k, v| {
+                    each(head, &mut |page, slot, k, v| {
                         // SAFETY: as said above.
-                        int8::store(isa, unsafe { store.range(place * len, len) }, slot, k, v);
+                        let (keys, values) = unsafe { parts(&store, places, page, head) };
+                        int8::store(isa, keys, values, slot, k, v);
                     });
                 }
             }
@@ -178,17 +229,15 @@ impl KvLayer {
     /// Keys, `[head_dim, PAGE_LEN]`, and values, in columns, of a head in a page of `store`, which is that of this layer.
     #[inline(always)]
     pub(crate) fn floats<'a, E>(&self, store: &'a [E], page: u32, head: usize) -> (&'a [E], &'a [E]) {
-        let len = float_len(self.head_dim);
-        let start = (page as usize * self.kv_heads + head) * len;
-        store[start..start + len].split_at(self.head_dim * PAGE_LEN)
+        let page = page as usize;
+        (&store[self.places.keys(page, head)], &store[self.places.values(page, head)])
     }
 
     /// Keys and values of a head in a page of `store`, which is that of this layer.
     #[inline(always)]
     pub(crate) fn int8<'a>(&self, store: &'a [u8], page: u32, head: usize) -> (Codes<'a>, Codes<'a>) {
-        let len = int8::head_bytes(self.head_dim);
-        let start = (page as usize * self.kv_heads + head) * len;
-        int8::split(&store[start..start + len], self.head_dim)
+        let (keys, values) = self.floats(store, page, head);
+        (Codes::new(keys), Codes::new(values))
     }
 
     /// Copies a page.
@@ -197,15 +246,17 @@ impl KvLayer {
     /// If a page is out of range.
     pub fn copy_page(&mut self, from: u32, to: u32) {
         assert!((from as usize) < self.pages && (to as usize) < self.pages, "kv cache: no such page");
-        fn copy<T: bytemuck::Pod>(store: &mut AlignedBuf<T>, pages: usize, from: u32, to: u32) {
-            let len = store.len() / pages;
-            let start = from as usize * len;
-            store.copy_within(start..start + len, to as usize * len);
+        fn copy<T: bytemuck::Pod>(store: &mut [T], places: Places, from: usize, to: usize) {
+            for head in 0..places.heads {
+                store.copy_within(places.keys(from, head), places.keys(to, head).start);
+                store.copy_within(places.values(from, head), places.values(to, head).start);
+            }
         }
+        let (from, to) = (from as usize, to as usize);
         match &mut self.store {
-            Store::F16(store) => copy(store, self.pages, from, to),
-            Store::F32(store) => copy(store, self.pages, from, to),
-            Store::Int8(store) => copy(store, self.pages, from, to),
+            Store::F16(store) => copy(store, self.places, from, to),
+            Store::F32(store) => copy(store, self.places, from, to),
+            Store::Int8(store) => copy(store, self.places, from, to),
         }
     }
 }
@@ -215,15 +266,32 @@ pub(crate) const fn padded_dim(head_dim: usize) -> usize {
     head_dim.next_multiple_of(16)
 }
 
-/// Numbers that a head takes in a page.
-const fn float_len(head_dim: usize) -> usize {
-    PAGE_LEN * (head_dim + padded_dim(head_dim))
+/// The keys and the values of a head in a page.
+///
+/// # Safety
+/// No other thread uses them.
+#[allow(clippy::mut_from_ref, reason = "as of `SharedSlice::range`")]
+unsafe fn parts<'a, E>(
+    store: &'a SharedSlice<'_, E>,
+    places: Places,
+    page: usize,
+    head: usize,
+) -> (&'a mut [E], &'a mut [E]) {
+    let (keys, values) = (places.keys(page, head), places.values(page, head));
+    // SAFETY: the caller's promise; keys and values are apart.
+    unsafe { (store.range(keys.start, keys.len()), store.range(values.start, values.len())) }
 }
 
 /// Writes a position of a head in a page; `round` makes 16 numbers those of the cache.
 #[inline(always)]
-fn store_float<E: Copy>(page: &mut [E], slot: usize, k: &[f32], v: &[f32], round: impl Fn(&[f32; 16]) -> [E; 16]) {
-    let (keys, values) = page.split_at_mut(k.len() * PAGE_LEN);
+fn store_float<E: Copy>(
+    keys: &mut [E],
+    values: &mut [E],
+    slot: usize,
+    k: &[f32],
+    v: &[f32],
+    round: impl Fn(&[f32; 16]) -> [E; 16],
+) {
     for (k, keys) in k.chunks(16).zip(keys.chunks_mut(16 * PAGE_LEN)) {
         for (key, keys) in round(&padded(k)).iter().zip(keys.chunks_exact_mut(PAGE_LEN)) {
             keys[slot] = *key;
@@ -238,12 +306,12 @@ fn store_float<E: Copy>(page: &mut [E], slot: usize, k: &[f32], v: &[f32], round
 }
 
 per_isa! {
-    fn store_f16(page: &mut [u16], slot: usize, k: &[f32], v: &[f32]) = store_f16_body;
+    fn store_f16(keys: &mut [u16], values: &mut [u16], slot: usize, k: &[f32], v: &[f32]) = store_f16_body;
 }
 
 #[inline(always)]
-fn store_f16_body<S: Lanes>(page: &mut [u16], slot: usize, k: &[f32], v: &[f32]) {
-    store_float(page, slot, k, v, S::to_f16);
+fn store_f16_body<S: Lanes>(keys: &mut [u16], values: &mut [u16], slot: usize, k: &[f32], v: &[f32]) {
+    store_float(keys, values, slot, k, v, S::to_f16);
 }
 
 /// Up to 16 numbers, filled up with zeros.

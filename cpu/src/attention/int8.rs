@@ -76,7 +76,7 @@ pub(super) fn block(
 }
 
 /// How many pages of keys or values are asked for before they are read.
-const AHEAD: usize = 2;
+const AHEAD: usize = 1;
 
 /// The keys or values of a head in a page.
 struct Page<'a> {

@@ -18,14 +18,9 @@ pub(crate) const KEY_OFFSET: i32 = 128;
 /// Positions that lie together in the keys.
 const LANES: usize = 16;
 
-/// Bytes that a head takes in a page.
-pub(crate) const fn head_bytes(head_dim: usize) -> usize {
-    keys_bytes(head_dim) + PAGE_LEN * padded_dim(head_dim) + SCALE_BYTES
-}
-
-/// Bytes of its keys and their scales.
-const fn keys_bytes(head_dim: usize) -> usize {
-    PAGE_LEN * head_dim.next_multiple_of(4) + SCALE_BYTES
+/// Bytes of the keys and of the values of a head in a page, scales included.
+pub(super) const fn bytes(head_dim: usize) -> (usize, usize) {
+    (PAGE_LEN * head_dim.next_multiple_of(4) + SCALE_BYTES, PAGE_LEN * padded_dim(head_dim) + SCALE_BYTES)
 }
 
 /// Bytes of the scales of a page's keys or values.
@@ -42,27 +37,19 @@ pub(crate) struct Codes<'a> {
 
 impl<'a> Codes<'a> {
     #[inline(always)]
-    fn new(bytes: &'a [u8]) -> Codes<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Codes<'a> {
         let (codes, scales) = bytes.split_at(bytes.len() - SCALE_BYTES);
         Codes { codes, scales: &bytemuck::cast_slice::<_, [f32; PAGE_LEN]>(scales)[0] }
     }
 }
 
-/// The keys and the values of a head in a page.
-#[inline(always)]
-pub(super) fn split(bytes: &[u8], head_dim: usize) -> (Codes<'_>, Codes<'_>) {
-    let (keys, values) = bytes.split_at(keys_bytes(head_dim));
-    (Codes::new(keys), Codes::new(values))
-}
-
 per_isa! {
     /// Writes position `slot` of a head in a page.
-    pub(super) fn store(page: &mut [u8], slot: usize, k: &[f32], v: &[f32]) = store_body;
+    pub(super) fn store(keys: &mut [u8], values: &mut [u8], slot: usize, k: &[f32], v: &[f32]) = store_body;
 }
 
 #[inline(always)]
-fn store_body<S: Lanes>(page: &mut [u8], slot: usize, k: &[f32], v: &[f32]) {
-    let (keys, values) = page.split_at_mut(keys_bytes(k.len()));
+fn store_body<S: Lanes>(keys: &mut [u8], values: &mut [u8], slot: usize, k: &[f32], v: &[f32]) {
     let (words, columns) = (k.len().div_ceil(4), padded_dim(v.len()) / 16);
     store_codes(keys, slot, k, |d, code| {
         let tile = key_tile(slot / LANES, words, d / 4);
