@@ -260,7 +260,7 @@ fn rate(state: &State, pool: &Pool, tokens: usize, matrices: &[TernaryMatrix]) -
     // A model quantizes about once for as many weights, which includes making the tables of kernels that look up.
     let mut multiply = |weight| {
         acts.quantize(pool, &kernels, &x, cols, None);
-        linear(pool, &kernels, &acts, &mut [LinearJob { weight, scale: 1.0, out: &mut out, add: false }]);
+        linear(pool, &kernels, &acts, &mut [LinearJob { weight, scale: 1.0, out: &mut out, add: false }], &[]);
     };
     // Threads that parked wake up.
     matrices.iter().take(2).for_each(&mut multiply);

@@ -65,7 +65,7 @@ fn main() {
         }
         let matrix = DenseMatrix { ty, rows, cols: COLS, bytes: &bytes };
         let start = Instant::now();
-        let copy = Int8Rows::pack(isa, matrix, |_| ());
+        let copy = Int8Rows::pack(&Pool::new(Pool::default_threads()), isa, matrix, |_| ());
         println!(
             "{isa}, {ty:?} rows: int8 copy of {:.0} MB made in {:.2} s",
             copy.bytes() as f64 / 1e6,

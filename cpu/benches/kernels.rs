@@ -142,6 +142,7 @@ impl Case<'_> {
                 &self.kernels,
                 &self.acts,
                 &mut [LinearJob { weight, scale: 1.0, out: &mut self.out, add: false }],
+                &[],
             );
         }
     }

@@ -23,6 +23,7 @@ pub mod norm;
 pub mod pool;
 mod prefetch;
 pub mod quant;
+mod readers;
 pub mod rope;
 mod simd;
 
@@ -33,3 +34,4 @@ pub use layout::{Layout, TernaryMatrix};
 pub use linear::{LinearJob, linear};
 pub use pool::{Pool, for_each_row};
 pub use quant::Activations;
+pub use readers::Readers;

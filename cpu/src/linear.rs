@@ -3,6 +3,7 @@
 use crate::kernel::{Block, Kernels, MAX_TOKENS};
 use crate::layout::{GROUP, Layout, TernaryMatrix};
 use crate::pool::{Pool, SharedSlice};
+use crate::prefetch::prefetch;
 use crate::quant::Activations;
 use crate::simd::{Lanes, per_isa};
 
@@ -15,6 +16,9 @@ const SUMS: usize = 2 * MAX_TOKENS;
 /// Tasks per thread when there are many tokens: enough to share the work evenly, few enough that each reads its
 /// activations from the second-level cache many times.
 const TASKS: usize = 8;
+
+/// Bytes that a thread fetches of what comes next.
+const AHEAD: usize = 16 << 10;
 
 /// One matrix of a call to [`linear`].
 pub struct LinearJob<'a> {
@@ -30,12 +34,14 @@ pub struct LinearJob<'a> {
 
 /// Multiplies the same activations with each job's matrix, in one parallel region:
 /// `out[t, r] = (Σ w · q) · (scale / acts.scale(t))`, the sum exact. The result does not depend on kernels or threads.
+/// `next` are the matrices of the next call with as many tokens, if they are known: the threads begin to fetch them when
+/// they are done.
 ///
 /// # Panics
 /// If a matrix has other columns than the activations or another layout than the kernels, an output another length than
 /// tokens × rows, if there are more than [`MAX_JOBS`] jobs, or if the activations were quantized for kernels that read
 /// another form.
-pub fn linear(pool: &Pool, kernels: &Kernels, acts: &Activations, jobs: &mut [LinearJob<'_>]) {
+pub fn linear(pool: &Pool, kernels: &Kernels, acts: &Activations, jobs: &mut [LinearJob<'_>], next: &[&TernaryMatrix]) {
     for job in jobs.iter() {
         assert_eq!(job.weight.cols(), acts.cols(), "linear: columns");
         assert_eq!(job.weight.layout(), kernels.layout(), "linear: layout");
@@ -45,30 +51,61 @@ pub fn linear(pool: &Pool, kernels: &Kernels, acts: &Activations, jobs: &mut [Li
     if acts.tokens() == 0 || acts.cols() == 0 {
         return;
     }
-    let plan = Plan::new(pool, kernels, acts, jobs.iter().map(|job| job.weight.row_groups()));
+    let plan = Plan::new(pool, kernels, acts.tokens(), acts.cols(), jobs.iter().map(|job| job.weight.row_groups()));
+    let ahead = |slot| first_read(pool, kernels, acts.tokens(), next, slot);
+    pool.read_ahead(ahead);
     let mut shared: [Option<Job<'_>>; MAX_JOBS] = Default::default();
     for (shared, job) in shared.iter_mut().zip(jobs) {
         *shared = Some(Job { weight: job.weight, scale: job.scale, add: job.add, out: SharedSlice::new(job.out) });
     }
-    pool.run_in_order(plan.tasks, &|task, _| {
-        let (mut chunk, share) = (task / plan.shares, task % plan.shares);
+    pool.run_in_runs(plan.tasks, plan.run, &|run, _| {
+        let (run, share) = (run.start / plan.shares..run.end.div_ceil(plan.shares), run.start % plan.shares);
+        let mut before = 0;
         for job in shared.iter().flatten() {
-            let chunks = job.weight.row_groups().div_ceil(plan.chunk);
-            if chunk < chunks {
-                let first = chunk * plan.chunk;
-                let count = plan.chunk.min(job.weight.row_groups() - first);
-                job.multiply(kernels, acts, &plan, first, count, share);
-                return;
+            let (groups, chunks) = (job.weight.row_groups(), job.weight.row_groups().div_ceil(plan.chunk));
+            let chunk = |of: usize| of.saturating_sub(before).min(chunks);
+            let (first, end) = (chunk(run.start) * plan.chunk, (chunk(run.end) * plan.chunk).min(groups));
+            if first < end {
+                job.multiply(kernels, acts, &plan, first, end - first, share);
             }
-            chunk -= chunks;
+            before += chunks;
         }
     });
+    for at in (0..ahead(0).len()).step_by(64) {
+        prefetch(ahead(0).as_ptr(), at);
+    }
+}
+
+/// What the thread in `slot` reads first when `tokens` are multiplied with `matrices`; nothing if the time does not
+/// depend on it.
+fn first_read<'a>(
+    pool: &Pool,
+    kernels: &Kernels,
+    tokens: usize,
+    matrices: &[&'a TernaryMatrix],
+    slot: usize,
+) -> &'a [u8] {
+    let Some(first) = matrices.first().filter(|_| tokens <= kernels.tokens()) else { return &[] };
+    let plan = Plan::new(pool, kernels, tokens, first.cols(), matrices.iter().map(|matrix| matrix.row_groups()));
+    let mut chunk = pool.first_task(plan.tasks, slot);
+    for matrix in matrices {
+        let chunks = matrix.row_groups().div_ceil(plan.chunk);
+        if chunk < chunks {
+            let group = chunk * plan.chunk;
+            let tiles = matrix.groups(group, matrix.row_groups() - group);
+            return &tiles[..tiles.len().min(AHEAD)];
+        }
+        chunk -= chunks;
+    }
+    &[]
 }
 
 /// How the work is cut.
 struct Plan {
     /// Groups of rows of a task.
     chunk: usize,
+    /// Tasks that a thread takes at a time; 1 if the tokens are shared.
+    run: usize,
     /// Shares of the tokens; each is another task.
     shares: usize,
     /// Tokens of a share.
@@ -84,17 +121,23 @@ fn together(layout: Layout) -> usize {
 }
 
 impl Plan {
-    fn new(pool: &Pool, kernels: &Kernels, acts: &Activations, groups: impl Iterator<Item = usize> + Clone) -> Plan {
-        let (tokens, tuning) = (acts.tokens(), kernels.tuning());
+    fn new(
+        pool: &Pool,
+        kernels: &Kernels,
+        tokens: usize,
+        cols: usize,
+        groups: impl Iterator<Item = usize> + Clone,
+    ) -> Plan {
+        let tuning = kernels.tuning();
         let all_groups: usize = groups.clone().sum();
         let together = together(kernels.layout());
         let chunks = |chunk: usize| groups.clone().map(|groups| groups.div_ceil(chunk)).sum::<usize>();
         if tokens <= kernels.tokens() {
-            // A stream of weights: at least eight tasks a thread, as far as there are groups.
-            let fair = all_groups.div_ceil(8 * pool.threads());
-            let group_bytes = kernels.layout().bytes(kernels.layout().group_rows(), acts.cols());
-            let chunk = (tuning.task_bytes / group_bytes).clamp(1, fair.max(1)).next_multiple_of(together);
-            return Plan { chunk, shares: 1, share: tokens, block: tokens, tasks: chunks(chunk) };
+            // A stream of weights.
+            let chunk = if tokens == 1 { 1 } else { together };
+            let task_bytes = chunk * kernels.layout().bytes(kernels.layout().group_rows(), cols);
+            let run = (tuning.task_bytes / task_bytes.max(1)).max(1);
+            return Plan { chunk, run, shares: 1, share: tokens, block: tokens, tasks: chunks(chunk) };
         }
         let chunk = (all_groups / (TASKS * pool.threads())).clamp(together, 32).next_multiple_of(together);
         let row_tasks = chunks(chunk);
@@ -103,8 +146,8 @@ impl Plan {
         let shares = if pool.threads() == 1 { 1 } else { (4 * pool.threads()).div_ceil(row_tasks).min(panels) };
         let share = panels.div_ceil(shares) * MAX_TOKENS;
         let shares = tokens.div_ceil(share);
-        let block = (tuning.block_bytes / acts.cols()).next_multiple_of(MAX_TOKENS);
-        Plan { chunk, shares, share, block, tasks: row_tasks * shares }
+        let block = (tuning.block_bytes / cols).next_multiple_of(MAX_TOKENS);
+        Plan { chunk, run: 1, shares, share, block, tasks: row_tasks * shares }
     }
 }
 
@@ -248,7 +291,7 @@ mod tests {
                         LinearJob { weight: &a, scale: 0.25, out: &mut out_a, add: true },
                         LinearJob { weight: &b, scale: 0.5, out: &mut out_b, add: false },
                     ];
-                    linear(&pool, &kernels, &acts, &mut jobs);
+                    linear(&pool, &kernels, &acts, &mut jobs, &[&b, &a]);
                     prop_assert!(out_a == want, "{isa} {layout} {threads} threads");
                     prop_assert_eq!(out_b[0], want_b);
                 }

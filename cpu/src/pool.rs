@@ -7,9 +7,10 @@
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,9 @@ const PATIENCE: Duration = Duration::from_micros(20);
 
 /// Polls between two looks at the clock or offers of the core to others.
 const POLLS: u32 = 64;
+
+/// A cache line.
+const LINE: usize = 64;
 
 /// Keeps what one thread writes often off the cache lines of its neighbours (two lines: the prefetcher takes pairs).
 #[repr(align(128))]
@@ -53,10 +57,19 @@ struct Shared {
     hands: Vec<Padded<AtomicU64>>,
     /// What the open region runs. Written only while no worker is inside a region.
     work: UnsafeCell<Option<Work>>,
+    /// What each worker fetches when it has left the region: where it will read in the next one.
+    ahead: Vec<Padded<Ahead>>,
     /// Which workers are parked.
     parked: Vec<AtomicBool>,
     stop: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// Memory that will be read soon. It is only prefetched, so it may be gone.
+#[derive(Default)]
+struct Ahead {
+    start: AtomicPtr<u8>,
+    len: AtomicUsize,
 }
 
 #[derive(Clone, Copy)]
@@ -100,6 +113,7 @@ impl Pool {
             next: Padded::default(),
             hands: (0..=workers).map(|_| Padded::default()).collect(),
             work: UnsafeCell::new(None),
+            ahead: (0..workers).map(|_| Padded::default()).collect(),
             parked: (0..workers).map(|_| AtomicBool::new(false)).collect(),
             stop: AtomicBool::new(false),
             panic: Mutex::new(None),
@@ -150,18 +164,61 @@ impl Pool {
     /// # Panics
     /// If there are 2^32 tasks or more, or as [`Pool::run`].
     pub fn run_in_order(&self, tasks: usize, task: &Task<'_>) {
+        self.run_in_runs(tasks, 1, &|run, slot| run.for_each(|i| task(i, slot)));
+    }
+
+    /// As [`Pool::run_in_order`]; the task is given up to `most` adjacent tasks at a time, less when few are left: large
+    /// pieces cost little, and small ones at the end keep the threads from waiting for each other.
+    ///
+    /// # Panics
+    /// As [`Pool::run_in_order`].
+    pub fn run_in_runs(&self, tasks: usize, most: usize, task: &(dyn Fn(Range<usize>, usize) + Sync)) {
         if self.is_alone(tasks) {
-            (0..tasks).for_each(|i| task(i, 0));
+            (0..tasks).step_by(most).for_each(|i| task(i..tasks.min(i + most), 0));
             return;
         }
         let shared = &*self.shared;
         let threads = self.threads();
         let take_all = |_: usize, slot: usize| {
-            while let Some(i) = shared.take(slot) {
-                task(i, slot);
+            while let Some(run) = shared.take(slot, most) {
+                task(run, slot);
             }
         };
         self.region(threads.min(tasks), &take_all, || shared.deal(tasks));
+    }
+
+    /// Runs `task(slot)` once on each thread, with the slots of [`Pool::run_in_order`], and waits for all of them.
+    pub fn run_on_each(&self, task: &(dyn Fn(usize) + Sync)) {
+        let threads = self.threads();
+        if self.is_alone(threads) {
+            (0..threads).for_each(task);
+            return;
+        }
+        // No thread takes a second task while another has none.
+        let all_here = Barrier::new(threads);
+        self.region(
+            threads,
+            &|_, slot| {
+                all_here.wait();
+                task(slot);
+            },
+            || (),
+        );
+    }
+
+    /// The first task that [`Pool::run_in_order`] deals to the thread in `slot`.
+    pub(crate) fn first_task(&self, tasks: usize, slot: usize) -> usize {
+        self.shared.first_task(tasks, slot)
+    }
+
+    /// Tells the workers what they will read first in the region after the next one, by slot: they fetch it into their
+    /// caches as soon as they have left the next one, while the calling thread prepares the other.
+    pub(crate) fn read_ahead<'a>(&self, of_slot: impl Fn(usize) -> &'a [u8]) {
+        for (slot, Padded(ahead)) in (1..).zip(&self.shared.ahead) {
+            let memory = of_slot(slot);
+            ahead.start.store(memory.as_ptr().cast_mut(), Ordering::Relaxed);
+            ahead.len.store(memory.len(), Ordering::Relaxed);
+        }
     }
 
     /// Whether a region runs on the calling thread alone. Every region asks: the thread is bound if it shall be.
@@ -235,27 +292,37 @@ impl Drop for Pool {
 impl Shared {
     /// Gives each thread its share of the tasks.
     fn deal(&self, tasks: usize) {
-        let hands = self.hands.len() as u64;
-        let tasks = u64::from(u32::try_from(tasks).expect("fewer than 2^32 tasks"));
-        for (i, hand) in (0..).zip(&self.hands) {
-            hand.0.store(((i * tasks / hands) << 32) | ((i + 1) * tasks / hands), Ordering::Relaxed);
+        let tasks = u32::try_from(tasks).expect("fewer than 2^32 tasks") as usize;
+        for (slot, hand) in self.hands.iter().enumerate() {
+            let (first, end) = (self.first_task(tasks, slot) as u64, self.first_task(tasks, slot + 1) as u64);
+            hand.0.store((first << 32) | end, Ordering::Relaxed);
         }
     }
 
-    /// The next task of the thread in `slot`; when it has none left, the last of another.
-    fn take(&self, slot: usize) -> Option<usize> {
-        let (first, end) = (|hand: u64| hand >> 32, |hand: u64| hand & u64::from(u32::MAX));
-        let left = |hand: u64| first(hand) < end(hand);
-        let own = self.hands[slot]
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |hand| left(hand).then(|| hand + (1 << 32)));
+    /// The first of the tasks that are dealt to the thread in `slot`.
+    fn first_task(&self, tasks: usize, slot: usize) -> usize {
+        slot * tasks / self.hands.len()
+    }
+
+    /// The next tasks of the thread in `slot`, at most `most` and half of what it has left; when it has none left, the
+    /// last of another.
+    fn take(&self, slot: usize, most: usize) -> Option<Range<usize>> {
+        let bounds = |hand: u64| (hand >> 32, hand & u64::from(u32::MAX));
+        let count = |(first, end): (u64, u64)| (end.saturating_sub(first).div_ceil(2)).min(most as u64);
+        let run = |first: u64, count: u64| first as usize..(first + count) as usize;
+        let Padded(own) = &self.hands[slot];
+        let own = own.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |hand| {
+            Some(count(bounds(hand))).filter(|&count| count > 0).map(|count| hand + (count << 32))
+        });
         if let Ok(hand) = own {
-            return Some(first(hand) as usize);
+            return Some(run(bounds(hand).0, count(bounds(hand))));
         }
         let others = self.hands[slot + 1..].iter().chain(&self.hands[..slot]);
-        let mut taken = others.filter_map(|hand| {
-            let taken = hand.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |hand| left(hand).then(|| hand - 1));
-            taken.ok().map(|hand| end(hand) as usize - 1)
+        let mut taken = others.filter_map(|Padded(hand)| {
+            let taken = hand.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |hand| {
+                Some(count(bounds(hand))).filter(|&count| count > 0).map(|count| hand - count)
+            });
+            taken.ok().map(|hand| run(bounds(hand).1 - count(bounds(hand)), count(bounds(hand))))
         });
         taken.next()
     }
@@ -303,6 +370,9 @@ impl Shared {
     fn wait(&self, index: usize, last: u64) -> Option<u64> {
         let mut polls = 0u32;
         let mut since = None;
+        let Padded(ahead) = &self.ahead[index];
+        let (start, len) = (ahead.start.load(Ordering::Relaxed), ahead.len.swap(0, Ordering::Relaxed));
+        let mut fetched = 0;
         loop {
             let state = self.state.0.load(Ordering::SeqCst);
             let region = state / REGION;
@@ -315,6 +385,11 @@ impl Shared {
             }
             if self.stop.load(Ordering::SeqCst) {
                 return None;
+            }
+            if fetched < len {
+                prefetch(start, fetched);
+                fetched += LINE;
+                continue;
             }
             polls += 1;
             if !polls.is_multiple_of(POLLS) {

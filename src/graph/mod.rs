@@ -15,7 +15,7 @@ pub use spec::{AttentionSpec, BlockSpec, FfnSpec, GraphParts, LinearSpec, RowOrd
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use sterna_cpu::{Layout, TernaryMatrix};
+use sterna_cpu::{Layout, Readers, TernaryMatrix};
 
 use crate::format::{Checkpoint, DenseTensor, FormatError};
 use crate::model::{ModelConfig, ModelError};
@@ -124,12 +124,19 @@ impl Graph {
         self.checkpoint.vector(name, len)
     }
 
-    /// Reads a ternary matrix and packs it to `layout`, on all cores.
-    pub fn linear(&self, spec: &LinearSpec, layout: Layout) -> Result<Linear, FormatError> {
+    /// Reads a ternary matrix and packs it to `layout`, on all cores; near to `readers`, if there are any.
+    pub fn linear(
+        &self,
+        spec: &LinearSpec,
+        layout: Layout,
+        readers: Option<Readers<'_>>,
+    ) -> Result<Linear, FormatError> {
         let source = self.checkpoint.ternary(&spec.name, spec.rows, spec.cols)?;
-        let weight = TernaryMatrix::pack(layout, spec.rows, spec.cols, |row, out| {
-            source.read_row(spec.order.source_row(row), out)
-        })?;
+        let read = |row, out: &mut [i8]| source.read_row(spec.order.source_row(row), out);
+        let weight = match readers {
+            Some(readers) => TernaryMatrix::pack_near(readers, layout, spec.rows, spec.cols, read)?,
+            None => TernaryMatrix::pack(layout, spec.rows, spec.cols, read)?,
+        };
         // What was packed is not needed twice.
         self.checkpoint.release(&spec.name);
         Ok(Linear { weight, scale: source.scale() })

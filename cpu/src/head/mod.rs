@@ -25,6 +25,8 @@ use rayon::prelude::*;
 use crate::Isa;
 use crate::buffer::AlignedBuf;
 use crate::dense::{DenseMatrix, DenseType, dequantize_row};
+use crate::pool::Pool;
+use crate::readers::Readers;
 
 /// Columns of a row are padded to this many bytes.
 const ALIGN: usize = 64;
@@ -59,15 +61,22 @@ impl Int8Rows {
         matches!(ty, DenseType::F32 | DenseType::F16 | DenseType::Bf16)
     }
 
-    /// Copies `matrix`, on all cores. `done` is told of each range of the matrix's bytes that has been read.
+    /// Copies `matrix`, on all cores, to memory near to the threads of `pool`, which will read it. `done` is told of each
+    /// range of the matrix's bytes that has been read.
     ///
     /// # Panics
     /// If the matrix does not have the bytes of its rows.
-    pub fn pack(isa: Isa, matrix: DenseMatrix<'_>, mut done: impl FnMut(std::ops::Range<usize>)) -> Int8Rows {
+    pub fn pack(
+        pool: &Pool,
+        isa: Isa,
+        matrix: DenseMatrix<'_>,
+        mut done: impl FnMut(std::ops::Range<usize>),
+    ) -> Int8Rows {
         let DenseMatrix { ty, rows, cols, bytes } = matrix;
         let row_bytes = matrix.row_bytes();
         let stride = cols.next_multiple_of(ALIGN);
         let mut values = AlignedBuf::<i8>::streamed(rows * stride);
+        Readers { pool, before: 0, all: rows }.touch(&mut values, rows);
         let mut bounds = vec![RowBound::default(); rows];
         let slab = (SLAB_BYTES / row_bytes.max(1)).max(1);
         let slabs = values.chunks_mut(slab * stride.max(1)).zip(bounds.chunks_mut(slab));

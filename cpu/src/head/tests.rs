@@ -114,7 +114,7 @@ fn check(
         logits(&pool, isa, matrix, x, &mut AlignedBuf::default(), &mut again);
         assert!(again.iter().zip(&exact).all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()), "{isa}");
         let mut covered = 0;
-        let copy = Int8Rows::pack(isa, matrix, |range| covered += range.len());
+        let copy = Int8Rows::pack(&pool, isa, matrix, |range| covered += range.len());
         assert_eq!(covered, bytes.len());
         let mut tokens = Tokens::default();
         tokens.set(isa, x.chunks_exact(cols), cols);
@@ -242,7 +242,7 @@ fn equal_rows_are_all_candidates() {
     let bytes = bytes_of(DenseType::F16, &values);
     let matrix = DenseMatrix { ty: DenseType::F16, rows, cols, bytes: &bytes };
     let (pool, mut finder, mut out) = (Pool::new(2), Finder::default(), Candidates::default());
-    let copy = Int8Rows::pack(Isa::detect(), matrix, |_| ());
+    let copy = Int8Rows::pack(&pool, Isa::detect(), matrix, |_| ());
     let head = Head { pool: &pool, isa: Isa::detect(), matrix, copy: &copy };
     finder.bound(head, x.chunks_exact(cols));
     assert!(finder.best(head, 0, &x, &Best { count: 1, margin: 0.0, also: &[], temperature: None }, &mut out));

@@ -16,6 +16,7 @@ use std::str::FromStr;
 use rayon::prelude::*;
 
 use crate::buffer::AlignedBuf;
+use crate::readers::Readers;
 
 /// Rows whose sums a kernel gives together; the groups of all layouts are multiples of it.
 pub const GROUP: usize = 16;
@@ -194,7 +195,31 @@ impl TernaryMatrix {
         cols: usize,
         read_row: impl Fn(usize, &mut [i8]) -> Result<(), E> + Sync,
     ) -> Result<TernaryMatrix, E> {
-        let mut matrix = TernaryMatrix { layout, rows, cols, tiles: AlignedBuf::streamed(layout.bytes(rows, cols)) };
+        let tiles = AlignedBuf::streamed(layout.bytes(rows, cols));
+        TernaryMatrix { layout, rows, cols, tiles }.filled(read_row)
+    }
+
+    /// As [`TernaryMatrix::pack`], for a matrix that [`fn@crate::linear`] multiplies in one call with others, in the
+    /// memory that is nearest to the threads which will read it.
+    ///
+    /// # Errors
+    /// The first error of `read_row` that is seen.
+    pub fn pack_near<E: Send>(
+        near: Readers<'_>,
+        layout: Layout,
+        rows: usize,
+        cols: usize,
+        read_row: impl Fn(usize, &mut [i8]) -> Result<(), E> + Sync,
+    ) -> Result<TernaryMatrix, E> {
+        let mut tiles = AlignedBuf::streamed(layout.bytes(rows, cols));
+        near.touch(&mut tiles, rows);
+        TernaryMatrix { layout, rows, cols, tiles }.filled(read_row)
+    }
+
+    /// Fills in the rows of a matrix of zero bytes.
+    fn filled<E: Send>(self, read_row: impl Fn(usize, &mut [i8]) -> Result<(), E> + Sync) -> Result<TernaryMatrix, E> {
+        let mut matrix = self;
+        let (layout, rows, cols) = (matrix.layout, matrix.rows, matrix.cols);
         let group_bytes = matrix.group_bytes();
         let padded = layout.pad(cols);
         matrix.tiles.par_chunks_exact_mut(group_bytes.max(1)).enumerate().try_for_each_init(

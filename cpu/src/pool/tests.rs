@@ -24,11 +24,34 @@ fn tasks_in_order_run_once_each() {
         let pool = Pool::new(threads);
         let counts: Vec<AtomicU32> = (0..100).map(|_| AtomicU32::new(0)).collect();
         for region in 0..2000 {
-            pool.run_in_order(region % 100, &|i, _| _ = counts[i].fetch_add(1, Ordering::Relaxed));
+            pool.run_in_runs(region % 100, 1 + region % 7, &|run, _| {
+                assert!(!run.is_empty() && run.len() <= 1 + region % 7);
+                run.for_each(|i| _ = counts[i].fetch_add(1, Ordering::Relaxed));
+            });
         }
         for (i, count) in counts.iter().enumerate() {
             assert_eq!(count.load(Ordering::Relaxed) as usize, 20 * (99 - i), "task {i}");
         }
+    }
+}
+
+#[test]
+fn each_thread_is_asked_once() {
+    for threads in 1..=4 {
+        let pool = Pool::new(threads);
+        for _ in 0..50 {
+            let ids = Mutex::new(Vec::new());
+            pool.run_on_each(&|slot| ids.lock().expect("no panic").push((slot, thread::current().id())));
+            let mut ids = ids.into_inner().expect("no panic");
+            ids.sort_by_key(|id| id.0);
+            assert_eq!(ids.iter().map(|id| id.0).collect::<Vec<_>>(), (0..threads).collect::<Vec<_>>());
+            let different: std::collections::HashSet<_> = ids.iter().map(|id| id.1).collect();
+            assert_eq!(different.len(), threads);
+        }
+        // Inside a region there is one thread.
+        let count = AtomicU32::new(0);
+        pool.run(1, &|_| pool.run_on_each(&|_| _ = count.fetch_add(1, Ordering::Relaxed)));
+        assert_eq!(count.into_inner(), threads as u32);
     }
 }
 

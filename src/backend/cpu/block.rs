@@ -4,10 +4,10 @@ use sterna_cpu::activation::Gate as GateFunction;
 use sterna_cpu::attention::{AttentionScratch, attention};
 use sterna_cpu::kv::{KvLayer, KvSpan};
 use sterna_cpu::rope::RopeRows;
-use sterna_cpu::{Activations, AlignedBuf, Kernels, Layout, LinearJob, Pool, linear};
+use sterna_cpu::{Activations, AlignedBuf, Kernels, Layout, LinearJob, Pool, Readers, TernaryMatrix, linear};
 
 use crate::backend::{BackendError, LinearEvent, Observer};
-use crate::graph::{BlockSpec, Graph, Linear};
+use crate::graph::{BlockSpec, Graph, Linear, LinearSpec};
 use crate::model::{Gate, ModelConfig};
 
 /// Packed weights, norms and key-value cache of one block.
@@ -55,10 +55,17 @@ pub(super) struct BlockContext<'a> {
 }
 
 impl BlockContext<'_> {
-    /// Products of one quantized input, in one parallel region. `add`: onto what the outputs hold.
-    fn linears<const N: usize>(&self, acts: &Activations, jobs: [(&Linear, &mut [f32]); N], add: bool) {
+    /// Products of one quantized input, in one parallel region. `add`: onto what the outputs hold. `next` are the matrices
+    /// of the region behind it.
+    fn linears<const N: usize>(
+        &self,
+        acts: &Activations,
+        jobs: [(&Linear, &mut [f32]); N],
+        add: bool,
+        next: &[&TernaryMatrix],
+    ) {
         let mut jobs = jobs.map(|(linear, out)| LinearJob { weight: &linear.weight, scale: linear.scale, out, add });
-        linear(self.pool, self.kernels, acts, &mut jobs);
+        linear(self.pool, self.kernels, acts, &mut jobs, next);
     }
 
     fn report(&mut self, block: usize, input: &Activations, outputs: &[(&'static str, &[f32])]) {
@@ -79,39 +86,51 @@ impl BlockContext<'_> {
 }
 
 impl CpuBlock {
-    /// Reads the weights of block `index` and packs them to `layout`.
+    /// Reads the weights of block `index` and packs them to `layout`, near to the threads of `pool`.
     pub(super) fn build(
         graph: &Graph,
         index: usize,
         spec: &BlockSpec,
+        pool: &Pool,
         layout: Layout,
         cache: KvLayer,
     ) -> Result<CpuBlock, BackendError> {
         let config = graph.config();
         let norm = |name: &str, len| graph.norm(name, len);
-        let linear = |spec| graph.linear(spec, layout);
         let (a, f) = (&spec.attention, &spec.ffn);
+        // A matrix and those that are multiplied in front of and behind it in the same region.
+        let linear = |before: &[&LinearSpec], spec: &LinearSpec, behind: &[&LinearSpec]| {
+            let rows = |of: &[&LinearSpec]| of.iter().map(|spec| spec.rows).sum::<usize>();
+            let all = rows(before) + spec.rows + rows(behind);
+            graph.linear(spec, layout, Some(Readers { pool, before: rows(before), all }))
+        };
         Ok(CpuBlock {
             index,
             attn_norm: norm(&a.norm, config.hidden_size)?,
-            q: linear(&a.q)?,
-            k: linear(&a.k)?,
-            v: linear(&a.v)?,
+            q: linear(&[], &a.q, &[&a.k, &a.v])?,
+            k: linear(&[&a.q], &a.k, &[&a.v])?,
+            v: linear(&[&a.q, &a.k], &a.v, &[])?,
             attn_sub_norm: a.sub_norm.as_deref().map(|n| norm(n, config.q_size())).transpose()?,
-            o: linear(&a.o)?,
+            o: linear(&[], &a.o, &[])?,
             ffn_norm: norm(&f.norm, config.hidden_size)?,
-            gate: linear(&f.gate)?,
-            up: linear(&f.up)?,
+            gate: linear(&[], &f.gate, &[&f.up])?,
+            up: linear(&[&f.gate], &f.up, &[])?,
             ffn_sub_norm: f.sub_norm.as_deref().map(|n| norm(n, config.intermediate_size)).transpose()?,
-            down: linear(&f.down)?,
+            down: linear(&[], &f.down, &[])?,
             cache,
         })
     }
 
-    /// Adds the block's two halves to `hidden`, `[tokens, hidden]`.
-    pub(super) fn forward(&mut self, context: &mut BlockContext<'_>, scratch: &mut Scratch, hidden: &mut [f32]) {
+    /// Adds the block's two halves to `hidden`, `[tokens, hidden]`. `next` is the block behind it.
+    pub(super) fn forward(
+        &mut self,
+        context: &mut BlockContext<'_>,
+        scratch: &mut Scratch,
+        hidden: &mut [f32],
+        next: Option<&CpuBlock>,
+    ) {
         self.attention_half(context, scratch, hidden);
-        self.ffn_half(context, scratch, hidden);
+        self.ffn_half(context, scratch, hidden, next);
     }
 
     fn attention_half(&mut self, context: &mut BlockContext<'_>, scratch: &mut Scratch, hidden: &mut [f32]) {
@@ -124,7 +143,7 @@ impl CpuBlock {
         attn.resize(tokens * q_size);
 
         context.quantize(hidden, Some(&self.attn_norm), acts);
-        context.linears(acts, [(&self.q, q), (&self.k, k), (&self.v, v)], false);
+        context.linears(acts, [(&self.q, q), (&self.k, k), (&self.v, v)], false, &[&self.o.weight]);
         context.report(self.index, acts, &[("q_proj", q), ("k_proj", k), ("v_proj", v)]);
 
         context.rope.apply_all(context.pool, isa, q, k);
@@ -133,18 +152,24 @@ impl CpuBlock {
         attention(context.pool, isa, q, &self.cache, context.spans, heads, scale, attention_scratch, attn);
 
         context.quantize(attn, self.attn_sub_norm.as_deref(), acts);
-        context.linears(acts, [(&self.o, hidden)], true);
+        context.linears(acts, [(&self.o, hidden)], true, &[&self.gate.weight, &self.up.weight]);
         context.report(self.index, acts, &[("o_proj", hidden)]);
     }
 
-    fn ffn_half(&self, context: &mut BlockContext<'_>, scratch: &mut Scratch, hidden: &mut [f32]) {
+    fn ffn_half(
+        &self,
+        context: &mut BlockContext<'_>,
+        scratch: &mut Scratch,
+        hidden: &mut [f32],
+        next: Option<&CpuBlock>,
+    ) {
         let Scratch { acts, gate, up, .. } = scratch;
         let width = context.config.intermediate_size;
         gate.resize(context.tokens * width);
         up.resize(context.tokens * width);
 
         context.quantize(hidden, Some(&self.ffn_norm), acts);
-        context.linears(acts, [(&self.gate, gate), (&self.up, up)], false);
+        context.linears(acts, [(&self.gate, gate), (&self.up, up)], false, &[&self.down.weight]);
         context.report(self.index, acts, &[("gate_proj", gate), ("up_proj", up)]);
 
         let function = match context.config.gate {
@@ -153,7 +178,8 @@ impl CpuBlock {
         };
         let norm = context.norm(self.ffn_sub_norm.as_deref());
         acts.quantize_gated(context.pool, context.kernels, function, gate, up, width, norm);
-        context.linears(acts, [(&self.down, hidden)], true);
+        let next = next.map(|block| [&block.q.weight, &block.k.weight, &block.v.weight]);
+        context.linears(acts, [(&self.down, hidden)], true, next.as_ref().map_or(&[], |next| next));
         context.report(self.index, acts, &[("down_proj", hidden)]);
     }
 

@@ -27,10 +27,10 @@ pub(super) struct CpuHead {
 
 impl CpuHead {
     /// Reads the head of `graph` and, unless the exact one is asked for, makes the copy.
-    pub(super) fn build(isa: Isa, kind: HeadKind, graph: &Graph) -> Result<CpuHead, BackendError> {
+    pub(super) fn build(pool: &Pool, isa: Isa, kind: HeadKind, graph: &Graph) -> Result<CpuHead, BackendError> {
         let weight = graph.head()?;
         let copy = (kind == HeadKind::Int8 && Int8Rows::suits(weight.ty))
-            .then(|| Int8Rows::pack(isa, weight.matrix(), |range| weight.data.release(range)));
+            .then(|| Int8Rows::pack(pool, isa, weight.matrix(), |range| weight.data.release(range)));
         Ok(CpuHead {
             isa,
             norm: graph.final_norm()?,

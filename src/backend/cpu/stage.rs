@@ -51,10 +51,10 @@ impl CpuStage {
                 Layer::Embed => embed = Some(graph.embedding()?),
                 Layer::Block(number, spec) => {
                     let cache = KvLayer::new(kv.pages, config.num_kv_heads, config.head_dim, kv.kind);
-                    blocks.push(CpuBlock::build(graph, number, spec, kernels.layout(), cache)?);
+                    blocks.push(CpuBlock::build(graph, number, spec, &pool, kernels.layout(), cache)?);
                     progress.advance(graph.block_bytes(number));
                 }
-                Layer::Head => head = Some(CpuHead::build(kernels.isa(), head_kind, graph)?),
+                Layer::Head => head = Some(CpuHead::build(&pool, kernels.isa(), head_kind, graph)?),
             }
         }
         let rope = Rope::new(config.head_dim, config.rope_theta, &config.rope_scaling);
@@ -111,8 +111,10 @@ impl Stage for CpuStage {
             tokens: batch.tokens(),
             observer: self.observer.as_deref_mut(),
         };
-        for block in &mut self.blocks {
-            block.forward(&mut context, &mut self.scratch, hidden);
+        let mut blocks = self.blocks.as_mut_slice();
+        while let Some((block, behind)) = blocks.split_first_mut() {
+            block.forward(&mut context, &mut self.scratch, hidden, behind.first());
+            blocks = behind;
         }
         if let Some(head) = &mut self.head {
             head.forward(&self.pool, batch, hidden, outputs);
