@@ -68,7 +68,8 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = match cli.verbose {
-        0 => "warn",
+        // wgpu tells of drivers that it tried in vain.
+        0 => "warn,wgpu_hal=off",
         1 => "sterna=info",
         _ => "debug",
     };

@@ -278,18 +278,21 @@ fn a_token_costs_few_dispatches_and_one_small_readback() {
 fn matrices_beyond_the_limit_are_split() {
     let _turn = turn();
     for (variant, options) in variants() {
-        let whole = open("bitnet_b_awkward", "", &options, KvType::F32);
         let ids = read_tensors(&fixture("bitnet_b_awkward").join("expected.safetensors"))["p0.ids"].ids();
-        // A group of rows of `down` has 2560 bytes; the embedding has 390 KB.
-        let small = GpuOptions { max_binding: Some(64 << 10), ..options };
-        let options = OpenOptions {
-            device: Device::Gpu(None),
-            gpu: small,
-            kv: KvType::F32,
-            context: Some(64),
-            ..OpenOptions::default()
-        };
-        let split = Model::open(fixture("bitnet_b_awkward"), &options).unwrap();
+        // A group of 16 rows of `down` has 2560 bytes; the embedding has 390 KB.
+        let small = GpuOptions { max_binding: Some(32 << 10), ..options.clone() };
+        let [whole, split] = [options, small].map(|gpu| {
+            let options = OpenOptions {
+                device: Device::Gpu(None),
+                gpu,
+                kv: KvType::F32,
+                context: Some(64),
+                // As many tokens as the small limit has room for.
+                chunk: 8,
+                ..OpenOptions::default()
+            };
+            Model::open(fixture("bitnet_b_awkward"), &options).unwrap()
+        });
         assert!(logits(&split, &ids) == logits(&whole, &ids), "{variant}: splitting changes the result");
         let one = cost(&split, &[5]);
         assert!(one.kernels["head"].dispatches >= 6 && one.kernels["o, down"].dispatches > 4, "{variant}: {one:?}");

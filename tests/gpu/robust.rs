@@ -58,7 +58,8 @@ fn complaints_of_the_device_are_errors() {
     gpu.check().unwrap();
     gpu.lose();
     let submission = gpu.queue().submit([]);
-    assert!(gpu.wait(submission).is_err() && gpu.check().is_err(), "a lost device stays lost");
+    let (waited, checked) = (gpu.wait(submission), gpu.check());
+    assert!(waited.is_err() && checked.is_err(), "a lost device stays lost: {waited:?} {checked:?}");
     assert!(gpu.memory("b", 64).is_err());
 }
 

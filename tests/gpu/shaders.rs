@@ -56,7 +56,9 @@ fn for_each_source(mut f: impl FnMut(&str, &str, Variant)) {
 fn validate(name: &str, source: &str, variant: Variant) -> (naga::Module, ModuleInfo) {
     let module =
         naga::front::wgsl::parse_str(source).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(source)));
-    let capabilities = if variant.subgroups { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    // Packed pairs of half precision are part of WebGPU.
+    let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    capabilities.set(Capabilities::SUBGROUP, variant.subgroups);
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     if variant.subgroups {
         validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);

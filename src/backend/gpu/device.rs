@@ -153,7 +153,8 @@ impl Gpu {
         let made = f(&self.device);
         let errors = [block_on(internal.pop()), block_on(validation.pop()), block_on(memory.pop())];
         match errors.into_iter().flatten().next() {
-            None => Ok(made),
+            // A lost device complains of nothing.
+            None => self.check().map(|()| made),
             Some(wgpu::Error::OutOfMemory { .. }) => Err(self.out_of_memory("a new object", 0)),
             Some(error) => Err(GpuError::Failed { adapter: self.name.clone(), reason: one_line(&error) }),
         }
@@ -251,6 +252,10 @@ impl Gpu {
     pub fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<(), GpuError> {
         let wait = PollType::Wait { submission_index: Some(submission), timeout: Some(self.timeout) };
         let answer = self.device.poll(wait);
+        if answer.is_err() {
+            // A lost device took no submission that could be waited for; it says so when it is asked once more.
+            let _ = self.device.poll(PollType::Poll);
+        }
         self.check()?;
         answer.map(|_| ()).map_err(|error| match error {
             wgpu::PollError::Timeout => self.timed_out(),

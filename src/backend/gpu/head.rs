@@ -65,7 +65,8 @@ impl GpuHead {
         let hidden = padded(norm.len());
         norm.resize(hidden, 0.0);
         let part = rows.vocab.div_ceil(CHUNKS).max(1);
-        let row_bytes = 4 * rows.vocab as u64;
+        // The largest of what an output takes in one buffer.
+        let row_bytes = 4 * rows.vocab.max(FOUND) as u64;
         Ok(GpuHead {
             norm: gpu.upload("the final norm", bytemuck::cast_slice(&norm))?,
             vocabulary: gpu.uniform("the vocabulary", &[rows.vocab as u32, part as u32])?,
