@@ -6,9 +6,10 @@ use sterna::backend::cpu::{CpuBackend, CpuOptions};
 use sterna::backend::gpu::{GpuBackend, GpuOptions};
 use sterna::backend::{Backend, Batch, BatchSequence, Counters, KvOptions, LogitsFor, Outputs};
 use sterna::engine::Work;
-use sterna::format::Checkpoint;
+use sterna::format::{Checkpoint, Encoding};
 use sterna::graph::{Graph, Output};
 use sterna::model::build_graph;
+use sterna::synth::{self, Shape};
 use sterna::{Device, GenerateOptions, KvType, Model, OpenOptions};
 use sterna_cpu::AlignedBuf;
 
@@ -317,4 +318,24 @@ fn layers_can_be_shared_with_the_cpu() {
         // The prompt has no ties of rounding, so nothing flips.
         assert!(diff <= 1e-4, "{placement}: {diff}");
     }
+}
+
+#[test]
+fn a_model_of_two_billion_weights_runs_under_webgpus_limits() {
+    let _turn = turn();
+    let Some((_, options)) = variants().into_iter().next() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("2b-4t.gguf");
+    let shape = Shape::named("2b-4t").unwrap();
+    synth::write(&path, &shape, Encoding::Tq2_0, 1, false, &mut |_| ()).unwrap();
+    let generated = |device: Device, gpu: GpuOptions| {
+        let model =
+            Model::open(&path, &OpenOptions { device, gpu, context: Some(64), ..OpenOptions::default() }).unwrap();
+        let options = GenerateOptions { max_tokens: Some(2), ignore_eos: true, ..GenerateOptions::default() };
+        let mut session = model.session();
+        session.generate_tokens(vec![7, 1000], options).unwrap().map(|token| token.unwrap().id).collect::<Vec<_>>()
+    };
+    // The head has 657 MB.
+    let gpu = GpuOptions { default_limits: true, max_binding: Some(128 << 20), ..options };
+    assert_eq!(generated(Device::Gpu(None), gpu), generated(Device::Cpu, GpuOptions::default()));
 }
