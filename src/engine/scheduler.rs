@@ -288,3 +288,6 @@ impl std::fmt::Debug for Engine {
         out.finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod attention;
+mod cli;
 #[path = "../common/mod.rs"]
 mod common;
 mod head;
