@@ -25,7 +25,7 @@ pub mod synth;
 pub mod tokenizer;
 pub mod tune;
 
-pub use backend::HeadKind;
+pub use backend::{Device, HeadKind};
 pub use engine::{
     Error, FinishReason, GenerateOptions, Generation, Model, OpenOptions, Sampling, Session, Timings, Token,
 };

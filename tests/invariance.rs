@@ -65,7 +65,7 @@ fn placements_do_not_change_a_bit() {
     let reference = logits(&open("demo", &OpenOptions::default()));
     for placement in ["embed=cpu,0=cpu,1-=cpu,head=cpu", "cpu"] {
         for taps in [vec![], vec![None, Some(0), Some(2)]] {
-            let options = OpenOptions { placement: placement.into(), taps, ..OpenOptions::default() };
+            let options = OpenOptions { placement: Some(placement.into()), taps, ..OpenOptions::default() };
             assert!(logits(&open("demo", &options)) == reference, "{placement}");
         }
     }

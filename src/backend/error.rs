@@ -11,6 +11,13 @@ pub enum BackendError {
     /// The instruction set that was asked for is unknown or absent.
     #[error(transparent)]
     Isa(#[from] sterna_cpu::isa::IsaError),
+    /// A GPU.
+    #[cfg(feature = "gpu")]
+    #[error(transparent)]
+    Gpu(#[from] super::gpu::GpuError),
+    /// A GPU was asked for, but this build has no support for them.
+    #[error("this build cannot use GPUs: build it with the feature gpu, or choose --device cpu")]
+    NoGpuSupport,
     /// No backend has this name.
     #[error("there is no backend {name:?}; this build has: {known}")]
     Unknown {

@@ -4,11 +4,17 @@
 //! cache. Between stages travels one f32 buffer, `[tokens, hidden]`.
 
 mod batch;
+mod counters;
 pub mod cpu;
+mod device;
 mod error;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 mod outputs;
 
 pub use batch::{Batch, BatchSequence, LogitsFor};
+pub use counters::{Counters, KernelCount};
+pub use device::{Device, UnknownDevice};
 pub use error::BackendError;
 pub use outputs::{Logits, Outputs};
 
@@ -110,6 +116,11 @@ pub trait Stage: Send {
 
     /// Memory that the stage holds, in bytes.
     fn memory(&self) -> StageMemory;
+
+    /// What the stage has asked of its device so far, where that is counted.
+    fn counters(&self) -> Option<Counters> {
+        None
+    }
 }
 
 /// Memory of a stage, in bytes.

@@ -45,6 +45,16 @@ impl Outputs {
         self.entries.push(entry);
     }
 
+    /// The first place in `candidates` that no output uses.
+    #[cfg(feature = "gpu")]
+    pub(in crate::backend) fn free_candidates(&self) -> usize {
+        let used = self.entries.iter().map(|entry| match entry {
+            Entry::Best(index) => index + 1,
+            Entry::Full(_) => 0,
+        });
+        used.max().unwrap_or(0)
+    }
+
     /// Puts all logits in the place of output `index`; returns their memory.
     pub(in crate::backend) fn make_full(&mut self, index: usize) -> &mut [f32] {
         let start = self.full.len();

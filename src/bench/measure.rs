@@ -66,8 +66,18 @@ fn opened(open: &mut Vec<(Spec, Model)>, options: &Options, spec: &Spec) -> Resu
     if open.len() >= MAX_OPEN {
         open.remove(0);
     }
+    let model = self::open(options, spec)?;
+    open.push((spec.clone(), model.clone()));
+    Ok(model)
+}
+
+/// Opens the model of a combination.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn open(options: &Options, spec: &Spec) -> Result<Model, Error> {
     let path = options.models[spec.model].prepare()?;
-    let model = Model::open(
+    Model::open(
         path,
         &OpenOptions {
             threads: Some(spec.threads),
@@ -76,11 +86,10 @@ fn opened(open: &mut Vec<(Spec, Model)>, options: &Options, spec: &Spec) -> Resu
             tuning: options.tuning,
             kv: spec.kv,
             context: Some(options.context()),
+            device: options.device.clone(),
             ..OpenOptions::default()
         },
-    )?;
-    open.push((spec.clone(), model.clone()));
-    Ok(model)
+    )
 }
 
 /// What a row says of a model beside its speed.
@@ -228,7 +237,7 @@ fn row(options: &Options, spec: &Spec, facts: &Facts, repetitions: &[Repetition]
         depth: spec.depth,
         parallel: 1,
         threads: spec.threads,
-        device: "cpu",
+        device: options.device.to_string(),
         placement: facts.placement.clone(),
         isa: spec.isa.name(),
         layout: facts.layout,

@@ -5,10 +5,12 @@
 //! it measures what bounds it: the read bandwidth for decoding, the rate of int8 multiply-adds for prompts. A [`Row`]
 //! says how fast a test ran and what share of that bound it reached (`row`).
 
+mod explain;
 mod measure;
 mod row;
 mod spec;
 
-pub use measure::run;
+pub use explain::{StageCost, explain};
+pub use measure::{open, run};
 pub use row::{Machine, Rate, Report, Row};
 pub use spec::{ModelSource, Options, Spec, Test};

@@ -72,7 +72,7 @@ pub struct Row {
     /// Threads.
     pub threads: usize,
     /// The device.
-    pub device: &'static str,
+    pub device: String,
     /// Which backend served which layer.
     pub placement: String,
     /// Instruction set.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use sterna_cpu::kv::KvType;
 use sterna_cpu::{Isa, Layout, Tuning};
 
+use crate::backend::Device;
 use crate::format::{Encoding, FormatError};
 use crate::synth::{self, Shape};
 
@@ -101,6 +102,8 @@ pub struct Options {
     pub tuning: Tuning,
     /// Number types of the cache.
     pub kvs: Vec<KvType>,
+    /// The device.
+    pub device: Device,
     /// How often each combination is measured.
     pub repetitions: usize,
 }

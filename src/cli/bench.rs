@@ -7,11 +7,14 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use sterna::backend::Device;
 use sterna::bench::{self, ModelSource, Options, Report, Row, Test};
 use sterna::tune::Tuned;
 use sterna::{Isa, Layout};
 
 use super::common::{self, KvArg, TuningArgs};
+use super::explain;
 use super::synth;
 
 /// Arguments of `sterna bench`.
@@ -61,6 +64,14 @@ pub(super) struct Args {
     #[arg(long, value_enum, value_delimiter = ',', default_value = "f16")]
     kv: Vec<KvArg>,
 
+    /// The device: cpu, gpu, gpu=NUMBER, gpu=NAME or software
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+
+    /// Instead of measuring, count what one generated token costs: kernels started, command buffers, bytes
+    #[arg(long)]
+    explain: bool,
+
     /// How often each combination is measured
     #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     repetitions: u16,
@@ -77,9 +88,12 @@ enum Format {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
-    let format = args.format;
+    let (format, explain) = (args.format, args.explain);
     let options = options(args)?;
     let specs = options.specs();
+    if explain {
+        return print_costs(&options, format);
+    }
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} (about {eta} left)")?;
     let bar = ProgressBar::new((specs.len() * options.repetitions) as u64).with_style(style);
     bar.tick();
@@ -91,6 +105,27 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     match format {
         Format::Table => print!("{}", as_table(&report)),
         Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+    }
+    Ok(())
+}
+
+/// What a token costs each model, behind each number of tokens.
+fn print_costs(options: &Options, format: Format) -> anyhow::Result<()> {
+    let mut costs = Vec::new();
+    for model in 0..options.models.len() {
+        let Some(spec) = options.specs().into_iter().find(|spec| spec.model == model) else { continue };
+        let opened = bench::open(options, &spec)?;
+        let name = options.models[model].name();
+        for &depth in &options.depths {
+            let stages = bench::explain(&opened, depth, spec.kv)?;
+            match format {
+                Format::Table => print!("{}", explain::as_text(&name, opened.backend(), depth, &stages)),
+                Format::Json => costs.push(json!({ "model": name, "depth": depth, "stages": stages })),
+            }
+        }
+    }
+    if let Format::Json = format {
+        println!("{}", serde_json::to_string_pretty(&costs)?);
     }
     Ok(())
 }
@@ -119,6 +154,7 @@ fn options(args: Args) -> anyhow::Result<Options> {
         layouts: if args.layout.is_empty() { vec![layout] } else { args.layout.into_iter().map(Some).collect() },
         tuning: args.tuning.over(tuned.as_ref()),
         kvs: args.kv.into_iter().map(KvArg::kind).collect(),
+        device: args.device,
         repetitions: args.repetitions.into(),
     })
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use sterna::backend::Progress;
+use sterna::backend::{Device, Progress};
 use sterna::tune::Tuned;
 use sterna::{GenerateOptions, HeadKind, Isa, KvType, Layout, Method, Model, OpenOptions, Sampling, Timings, Tuning};
 
@@ -56,9 +56,14 @@ pub(super) struct ModelArgs {
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     chunk: u32,
 
-    /// Which backend serves which layer: a name, or a map such as embed=cpu,0-9=cpu,10-=cpu,head=cpu
+    /// Where the model runs: cpu, gpu (the best one), gpu=NUMBER or gpu=NAME (see `sterna devices`), software (a GPU
+    /// emulated by the CPU), or auto (a discrete GPU if the model fits; the CPU takes over if it fails)
     #[arg(long, default_value = "cpu")]
-    placement: String,
+    device: Device,
+
+    /// Which backend serves which layer, instead of --device: a name, or a map such as embed=cpu,0-19=gpu,20-=cpu,head=cpu
+    #[arg(long)]
+    placement: Option<String>,
 }
 
 /// What `sterna tune` finds, set by hand. No value changes what a model says.
@@ -180,6 +185,7 @@ impl ModelArgs {
                 HeadArg::Exact => HeadKind::Exact,
             },
             chunk: self.chunk as usize,
+            device: self.device.clone(),
             placement: self.placement.clone(),
             taps,
             ..OpenOptions::default()

@@ -4,7 +4,9 @@ mod bench;
 mod chat;
 mod common;
 mod completions;
+mod devices;
 mod doctor;
+mod explain;
 mod inspect;
 mod logits;
 mod run;
@@ -52,6 +54,8 @@ enum Command {
     Bench(bench::Args),
     /// Check this machine: kernels, memory, settings; say what would make it faster
     Doctor(doctor::Args),
+    /// List what a model can run on: instruction sets and GPUs
+    Devices(devices::Args),
     /// Measure what suits this machine (threads, layout, prefetch, task sizes) and keep it for later runs
     Tune(tune::Args),
     /// Write a random model of a given shape, for benchmarks
@@ -64,7 +68,8 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = match cli.verbose {
-        0 => "warn",
+        // wgpu tells of drivers that it tried in vain.
+        0 => "warn,wgpu_hal=off",
         1 => "sterna=info",
         _ => "debug",
     };
@@ -78,6 +83,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Logits(args) => logits::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Devices(args) => devices::run(args),
         Command::Tune(args) => tune::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Completions(args) => completions::run(args),

@@ -1,5 +1,6 @@
 //! The engine: sequences over a paged key-value cache, sampling, stop rules, and the public [`Model`] and [`Session`].
 
+mod devices;
 mod error;
 mod generate;
 mod kv_cache;

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sterna_cpu::kv::{KvType, PAGE_LEN};
 use sterna_cpu::{Isa, Kernels, Layout, Tuning};
 
-use super::{Engine, Error, GenerateOptions, Generation, Sampling, SequenceId, Work};
-use crate::backend::cpu::{CpuBackend, CpuOptions};
-use crate::backend::{Backend, HeadKind, KvOptions, LogitsFor, Progress};
+use super::{Engine, Error, GenerateOptions, Generation, Sampling, SequenceId, Work, devices};
+#[cfg(feature = "gpu")]
+use crate::backend::gpu::GpuOptions;
+use crate::backend::{Device, HeadKind, KvOptions, LogitsFor, Progress};
 use crate::format::{Checkpoint, Description};
-use crate::graph::{Executor, Graph, Output, Placement};
+use crate::graph::{Graph, Output};
 use crate::model::{ModelConfig, build_graph};
 use crate::tokenizer::{Message, Tokenizer};
 use crate::{demo, tokenizer};
@@ -38,8 +39,13 @@ pub struct OpenOptions {
     pub head: HeadKind,
     /// Tokens of one pass through the layers.
     pub chunk: usize,
-    /// Which backend serves which layer, as [`Placement::parse`] reads it.
-    pub placement: String,
+    /// The device that all layers run on.
+    pub device: Device,
+    /// Which backend serves which layer, as [`crate::graph::Placement::parse`] reads it, instead of one device for all.
+    pub placement: Option<String>,
+    /// How a GPU is used; [`OpenOptions::device`] may say which.
+    #[cfg(feature = "gpu")]
+    pub gpu: GpuOptions,
     /// Blocks (or, as `None`, the embedding) behind which the hidden state can be seen.
     pub taps: Vec<Option<usize>>,
 }
@@ -57,7 +63,10 @@ impl Default for OpenOptions {
             kv: KvType::F16,
             head: HeadKind::default(),
             chunk: 512,
-            placement: "cpu".into(),
+            device: Device::Cpu,
+            placement: None,
+            #[cfg(feature = "gpu")]
+            gpu: GpuOptions::default(),
             taps: Vec::new(),
         }
     }
@@ -109,34 +118,11 @@ impl Model {
         let config = graph.config();
         let context = options.context.unwrap_or(config.max_position_embeddings.min(DEFAULT_CONTEXT)).max(1);
         let pages = context.div_ceil(PAGE_LEN) * options.sequences.max(1);
-        let backend = Arc::new(CpuBackend::new(CpuOptions {
-            threads: options.threads,
-            pin: options.pin,
-            isa: options.isa,
-            layout: options.layout,
-            head: options.head,
-            tuning: options.tuning,
-        })?);
-        let (description, kernels) = (backend.description(), *backend.kernels());
-        let mut placement = Placement::parse(&options.placement, graph.blocks().len())?;
-        for tap in &options.taps {
-            let layer = match tap {
-                Some(block) if *block < graph.blocks().len() => block + 1,
-                Some(block) => {
-                    return Err(Error::BadOption {
-                        option: "hidden",
-                        found: block.to_string(),
-                        expected: "the number of a block of the model, from 0",
-                    });
-                }
-                None => 0,
-            };
-            placement = placement.cut_after(layer);
-        }
         let packed = (0..graph.blocks().len()).map(|block| graph.block_bytes(block)).sum();
         let kv = KvOptions { kind: options.kv, pages };
-        let executor = Executor::build(&graph, &placement, &[backend as Arc<dyn Backend>], kv, &progress(packed))?;
-        let engine = Engine::new(executor, config.vocab_size, pages, context, options.chunk);
+        let opened = devices::open(&graph, options, kv, &progress(packed))?;
+        let mut engine = Engine::new(opened.executor, config.vocab_size, pages, context, options.chunk);
+        engine.set_fallback(opened.fallback);
         Ok(Model {
             shared: Arc::new(Shared {
                 sampling: default_sampling(&checkpoint)?,
@@ -144,9 +130,9 @@ impl Model {
                 tokenizer,
                 engine: Mutex::new(engine),
                 context,
-                backend: description,
-                kernels,
-                placement: options.placement.clone(),
+                backend: opened.description,
+                kernels: opened.kernels,
+                placement: opened.placement,
                 graph,
             }),
         })
@@ -192,7 +178,7 @@ impl Model {
         &self.shared.kernels
     }
 
-    /// Which backend serves which layer, as it was asked for.
+    /// Which backend serves which layer.
     pub fn placement(&self) -> &str {
         &self.shared.placement
     }

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use sterna_cpu::kv::PAGE_LEN;
 
 use super::Error;
+use super::devices::Fallback;
 use super::kv_cache::PagePool;
 use crate::backend::{Batch, BatchSequence, LogitsFor};
-use crate::graph::{Executor, Output, Trace};
+use crate::graph::{Executor, ExecutorError, Output, Trace};
 
 /// A sequence of an [`Engine`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,9 +33,10 @@ pub struct Work<'a> {
 }
 
 /// Extends sequences by passes through the graph. Several sequences share the paged cache and the passes.
-#[derive(Debug)]
 pub struct Engine {
     executor: Executor,
+    /// Builds other stages when these fail.
+    fallback: Option<Fallback>,
     pages: PagePool,
     sequences: BTreeMap<SequenceId, Sequence>,
     next_id: u64,
@@ -55,6 +57,7 @@ impl Engine {
     pub fn new(executor: Executor, vocab_size: usize, pages: usize, context: usize, chunk: usize) -> Engine {
         Engine {
             executor,
+            fallback: None,
             pages: PagePool::new(pages),
             sequences: BTreeMap::new(),
             next_id: 0,
@@ -62,6 +65,11 @@ impl Engine {
             context,
             chunk: chunk.max(1),
         }
+    }
+
+    /// Sets what builds other stages when a device fails, if there is another one.
+    pub(super) fn set_fallback(&mut self, fallback: Option<Fallback>) {
+        self.fallback = fallback;
     }
 
     /// The stages of the graph.
@@ -165,7 +173,12 @@ impl Engine {
                     })
                     .collect(),
             };
-            self.executor.forward(&batch, trace.as_deref_mut())?;
+            if let Err(error) = self.executor.forward(&batch, trace.as_deref_mut()) {
+                drop(batch);
+                self.recover(error)?;
+                // The pass is made again.
+                continue;
+            }
             let (mut index, mut result) = (0, Ok(()));
             for (chunk, &(item, count)) in batch.sequences.iter().zip(&pass) {
                 let wanted = match chunk.logits {
@@ -227,20 +240,39 @@ impl Engine {
         pass
     }
 
+    /// Puts other stages in the place of those that failed, if there are any, and computes what their cache held.
+    fn recover(&mut self, error: ExecutorError) -> Result<(), Error> {
+        // Once: what fails after that is an error.
+        let Some(mut fallback) = self.fallback.take() else { return Err(error.into()) };
+        self.executor = fallback(&error)?;
+        for sequence in self.sequences.values() {
+            for (i, tokens) in sequence.tokens.chunks(self.chunk).enumerate() {
+                let position = i * self.chunk;
+                let chunk = BatchSequence { tokens, position, pages: &sequence.pages, logits: LogitsFor::None };
+                self.executor.forward(&Batch { sequences: vec![chunk] }, None)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the pages of the next `count` positions of a sequence its own.
     fn reserve(&mut self, id: SequenceId, count: usize) -> Result<(), Error> {
         let full = Error::CacheFull { pages: self.pages.len() };
-        let Some(sequence) = self.sequences.get_mut(&id) else { return Ok(()) };
+        let Some(sequence) = self.sequences.get(&id) else { return Ok(()) };
         let len = sequence.tokens.len();
         // The page that is written to next may be shared with a fork: it gets a copy of its own.
-        if let Some(page) = sequence.pages.get_mut(len / PAGE_LEN)
-            && self.pages.is_shared(*page)
-        {
+        let shared = sequence.pages.get(len / PAGE_LEN).copied().filter(|&page| self.pages.is_shared(page));
+        if let Some(page) = shared {
             let Some(copy) = self.pages.allocate() else { return Err(full) };
-            self.executor.copy_page(*page, copy)?;
-            self.pages.release(*page);
-            *page = copy;
+            if let Err(error) = self.executor.copy_page(page, copy) {
+                self.recover(error).and_then(|()| Ok(self.executor.copy_page(page, copy)?)).inspect_err(|_| {
+                    self.pages.release(copy);
+                })?;
+            }
+            self.pages.release(page);
+            self.sequences.entry(id).and_modify(|sequence| sequence.pages[len / PAGE_LEN] = copy);
         }
+        let Some(sequence) = self.sequences.get_mut(&id) else { return Ok(()) };
         while sequence.pages.len() * PAGE_LEN < len + count {
             let Some(page) = self.pages.allocate() else { return Err(full) };
             sequence.pages.push(page);
@@ -248,3 +280,14 @@ impl Engine {
         Ok(())
     }
 }
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut out = f.debug_struct("Engine");
+        out.field("executor", &self.executor).field("pages", &self.pages).field("sequences", &self.sequences);
+        out.finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use sterna_cpu::AlignedBuf;
 
 use super::{Graph, Placement};
 use crate::backend::{
-    Backend, BackendError, Batch, KvOptions, Logits, Observer, Outputs, Progress, Stage, StageMemory,
+    Backend, BackendError, Batch, Counters, KvOptions, Logits, Observer, Outputs, Progress, Stage, StageMemory,
 };
 
 /// Sees the hidden state, `[tokens, hidden]`, behind the last layer of each stage.
@@ -96,6 +96,11 @@ impl Executor {
         for stage in &mut self.stages {
             stage.observe(make());
         }
+    }
+
+    /// What the stages have asked of their devices so far, where that is counted: layers, backend, counts.
+    pub fn counters(&self) -> impl Iterator<Item = (std::ops::Range<usize>, &str, Counters)> {
+        self.stages.iter().filter_map(|stage| Some((stage.layers(), stage.backend(), stage.counters()?)))
     }
 
     /// The stages' layers, backends and memory, in order.

@@ -142,6 +142,27 @@ impl Graph {
         Ok(Linear { weight, scale: source.scale() })
     }
 
+    /// Reads several ternary matrices of the same width and packs them to one of `rows` rows in `layout`, on all cores.
+    /// `place` says which row of which matrix comes where; `None` is a row of zeros. Returns the scales of the matrices, in
+    /// their order.
+    pub fn join(
+        &self,
+        specs: &[&LinearSpec],
+        rows: usize,
+        layout: Layout,
+        place: &(dyn Fn(usize) -> Option<(usize, usize)> + Sync),
+    ) -> Result<(TernaryMatrix, Vec<f32>), FormatError> {
+        let open = |spec: &&LinearSpec| self.checkpoint.ternary(&spec.name, spec.rows, spec.cols);
+        let sources = specs.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let cols = specs.first().map_or(0, |spec| spec.cols);
+        let weight = TernaryMatrix::pack(layout, rows, cols, |row, out| match place(row) {
+            Some((part, row)) => sources[part].read_row(specs[part].order.source_row(row), out),
+            None => Ok(()),
+        })?;
+        specs.iter().for_each(|spec| self.checkpoint.release(&spec.name));
+        Ok((weight, sources.iter().map(|source| source.scale()).collect()))
+    }
+
     /// Bytes that the weights of block `index` take in layout T16; the measure of progress for all layouts.
     pub fn block_bytes(&self, index: usize) -> u64 {
         self.parts.blocks[index].linears().map(LinearSpec::packed_bytes).sum()

@@ -76,6 +76,11 @@ impl Placement {
         self
     }
 
+    /// Whether a layer is on this backend.
+    pub fn names(&self, backend: &str) -> bool {
+        self.runs.iter().any(|(_, name)| name == backend)
+    }
+
     /// The runs, in order.
     pub fn runs(&self) -> &[(Range<usize>, String)] {
         &self.runs

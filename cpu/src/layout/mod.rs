@@ -274,6 +274,11 @@ impl TernaryMatrix {
         self.tiles.len()
     }
 
+    /// All tiles, group by group.
+    pub fn tiles(&self) -> &[u8] {
+        &self.tiles
+    }
+
     /// The tiles of `count` groups from `first`.
     pub(crate) fn groups(&self, first: usize, count: usize) -> &[u8] {
         let bytes = self.group_bytes();

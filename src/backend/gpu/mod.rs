@@ -1,0 +1,136 @@
+//! The GPU backend: WGSL kernels through wgpu, on Vulkan, Metal, DirectX 12 or OpenGL.
+//!
+//! [`adapters`] lists the GPUs of the machine and [`choose`] takes one; [`Gpu`] is the open device. A stage uploads its
+//! weights once (`weights`, `rows`), binds them and its buffers to the kernels ([`Programs`], `workspace`), and for each
+//! pass writes a few small buffers, records the dispatches of all its layers into one command buffer (`record`, `block`)
+//! and reads back what was asked for (`head`). The kernels are in `shaders`, put together by [`shader`] for what the
+//! device can do ([`Variant`]).
+
+mod adapter;
+mod best;
+mod block;
+mod device;
+mod error;
+mod head;
+mod kernels;
+mod parts;
+mod programs;
+mod record;
+mod rows;
+pub mod shader;
+mod stage;
+mod weights;
+mod workspace;
+
+pub use adapter::{AdapterChoice, AdapterSummary, Found, adapters, choose, verdicts};
+pub use device::{Gpu, Memory, Variant};
+pub use error::GpuError;
+pub use kernels::{Access, FEW_TOKENS, Kernel, Output, RowType, Shape};
+pub use programs::Programs;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Backend, BackendError, KvOptions, Progress, Stage};
+use crate::graph::Graph;
+
+/// How bytes are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dot {
+    /// By the packed dot product of WGSL, an instruction on most devices.
+    Packed,
+    /// One by one.
+    Plain,
+}
+
+/// How a GPU is used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GpuOptions {
+    /// Which adapter.
+    pub adapter: AdapterChoice,
+    /// How bytes are multiplied.
+    pub dot: Dot,
+    /// Sums by subgroups, where the adapter has them.
+    pub subgroups: bool,
+    /// The limits that WebGPU promises everywhere, instead of the adapter's.
+    pub default_limits: bool,
+    /// Most bytes that a kernel may see of one buffer, below the adapter's own limit.
+    pub max_binding: Option<u64>,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Tokens that are computed together.
+    pub chunk: usize,
+    /// Multiply-adds of a submission, about: more are handed over one after the other, since systems reset a GPU that is
+    /// busy for seconds.
+    pub work_limit: u64,
+}
+
+impl Default for GpuOptions {
+    fn default() -> GpuOptions {
+        GpuOptions {
+            adapter: AdapterChoice::Best,
+            dot: Dot::Packed,
+            subgroups: true,
+            default_limits: false,
+            max_binding: None,
+            timeout: Duration::from_secs(60),
+            chunk: 512,
+            work_limit: 100_000_000_000,
+        }
+    }
+}
+
+/// A GPU.
+#[derive(Debug)]
+pub struct GpuBackend {
+    programs: Arc<Programs>,
+    summary: AdapterSummary,
+    options: GpuOptions,
+}
+
+impl GpuBackend {
+    /// Opens the adapter that the options name.
+    ///
+    /// # Errors
+    /// If there is no such adapter, or it cannot be opened.
+    pub fn new(options: GpuOptions) -> Result<GpuBackend, GpuError> {
+        let found = adapters();
+        let found = choose(&found, &options.adapter)?;
+        let gpu = Arc::new(Gpu::open(found, &options)?);
+        let summary = found.summary.clone();
+        tracing::info!("GPU: {} ({}, {}, {})", summary.name, summary.kind, summary.api, summary.driver);
+        Ok(GpuBackend { programs: Arc::new(Programs::new(gpu)), summary, options })
+    }
+
+    /// The open device.
+    pub fn gpu(&self) -> &Arc<Gpu> {
+        self.programs.gpu()
+    }
+
+    /// The adapter.
+    pub fn summary(&self) -> &AdapterSummary {
+        &self.summary
+    }
+}
+
+impl Backend for GpuBackend {
+    fn name(&self) -> &str {
+        "gpu"
+    }
+
+    fn description(&self) -> String {
+        let summary = &self.summary;
+        format!("{} ({}, {})", summary.name, summary.kind, summary.api)
+    }
+
+    fn build_stage(
+        &self,
+        graph: &Graph,
+        layers: Range<usize>,
+        kv: KvOptions,
+        progress: &dyn Progress,
+    ) -> Result<Box<dyn Stage>, BackendError> {
+        Ok(Box::new(stage::GpuStage::build(&self.programs, &self.options, graph, layers, kv, progress)?))
+    }
+}

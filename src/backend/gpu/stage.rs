@@ -1,0 +1,322 @@
+//! A run of layers on a GPU.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use sterna_cpu::AlignedBuf;
+use sterna_cpu::kv::PAGE_LEN;
+use sterna_cpu::rope::{Rope, RopeRows};
+use wgpu::{BindGroup, BufferUsages};
+
+use super::block::{GpuBlock, PassShape, RowWidths};
+use super::device::Memory;
+use super::head::{GpuHead, Wanted};
+use super::kernels::{FEW_TOKENS, Kernel, Shape};
+use super::parts::Part;
+use super::programs::Programs;
+use super::record::{Queue, Recorder};
+use super::rows::DenseRows;
+use super::workspace::{BLOCK_LEN, Capacity, Workspace, padded};
+use super::{GpuError, GpuOptions};
+use crate::backend::{BackendError, Batch, Counters, KvOptions, Observer, Outputs, Progress, Stage, StageMemory};
+use crate::graph::{Graph, Layer};
+use crate::model::ModelConfig;
+
+/// The embedding, blocks and head that one stage holds; each may be absent.
+pub(super) struct GpuStage {
+    queue: Queue,
+    config: ModelConfig,
+    layers: Range<usize>,
+    embed: Option<Arc<DenseRows>>,
+    blocks: Vec<GpuBlock>,
+    head: Option<GpuHead>,
+    widths: RowWidths,
+    workspace: Option<Workspace>,
+    embed_bound: Vec<BindGroup>,
+    kv_pages: usize,
+    /// Rows of the hidden state in one go; more are computed one part after the other.
+    max_tokens: usize,
+    rope: Rope,
+    scratch: Scratch,
+    /// Memory for copies of pages, and for reading the hidden state.
+    page_copy: Option<Memory>,
+    hidden_read: Option<Memory>,
+}
+
+/// What is written to the device for a pass; kept between passes.
+#[derive(Default)]
+struct Scratch {
+    tokens: Vec<[u32; 4]>,
+    pages: Vec<u32>,
+    tiles: Vec<[u32; 4]>,
+    rope: RopeRows,
+    turns: Vec<[f32; 2]>,
+    rows: Vec<f32>,
+}
+
+impl GpuStage {
+    pub(super) fn build(
+        programs: &Arc<Programs>,
+        options: &GpuOptions,
+        graph: &Graph,
+        layers: Range<usize>,
+        kv: KvOptions,
+        progress: &dyn Progress,
+    ) -> Result<GpuStage, BackendError> {
+        let config = graph.config().clone();
+        let gpu = programs.gpu();
+        let shape = Shape::new(&config, kv.kind, gpu.name())?;
+        let mut embed: Option<Arc<DenseRows>> = None;
+        let (mut blocks, mut head) = (Vec::new(), None);
+        for index in layers.clone() {
+            match graph.layer(index) {
+                Layer::Embed => {
+                    embed = Some(Arc::new(DenseRows::upload(gpu, "the embedding", &graph.embedding()?)?));
+                }
+                Layer::Block(number, spec) => {
+                    blocks.push(GpuBlock::build(graph, spec, gpu, &shape, kv.pages)?);
+                    progress.advance(graph.block_bytes(number));
+                }
+                Layer::Head => {
+                    let rows = match embed.clone().filter(|_| graph.is_tied()) {
+                        Some(shared) => shared,
+                        None => Arc::new(DenseRows::upload(gpu, "the head", &graph.head()?)?),
+                    };
+                    head = Some(GpuHead::build(graph, gpu, rows)?);
+                }
+            }
+        }
+        let widest = 4 * padded(config.hidden_size.max(config.intermediate_size)).max(shape.q_rows()) as u64;
+        let max_tokens = (gpu.max_binding() / widest).min(options.chunk as u64) as usize;
+        let mut queue = Queue::new(Arc::clone(programs), shape, options.work_limit);
+        if let Some(block) = blocks.first() {
+            block.prepare(&mut queue)?;
+        }
+        if let Some(head) = &head {
+            head.prepare(&mut queue)?;
+        }
+        Ok(GpuStage {
+            widths: RowWidths::new(gpu, &config)?,
+            rope: Rope::new(config.head_dim, config.rope_theta, &config.rope_scaling),
+            queue,
+            config,
+            layers,
+            embed,
+            blocks,
+            head,
+            workspace: None,
+            embed_bound: Vec::new(),
+            kv_pages: kv.pages,
+            // A power of two, since workspaces are; the kernels for few tokens need some.
+            max_tokens: (max_tokens / 2 + 1).next_power_of_two().max(FEW_TOKENS),
+            scratch: Scratch::default(),
+            page_copy: None,
+            hidden_read: None,
+        })
+    }
+
+    /// Makes room for a part of a batch and binds the new buffers, if the old ones are too small.
+    fn reserve(&mut self, needed: Capacity) -> Result<(), GpuError> {
+        let old = self.workspace.as_ref().map_or(Capacity::default(), |w| w.capacity);
+        if self.workspace.is_some() && old.holds(&needed) {
+            return Ok(());
+        }
+        // The old buffers go first: there may not be room for both.
+        self.workspace = None;
+        self.embed_bound.clear();
+        if let Some(head) = &mut self.head {
+            head.unbind();
+        }
+        let (gpu, programs) = (self.queue.gpu(), &self.queue.programs);
+        let w = Workspace::new(gpu, &self.config, &self.queue.shape, old.grown(&needed))?;
+        for block in &mut self.blocks {
+            block.bind(programs, &w, &self.widths)?;
+        }
+        if let Some(rows) = &self.embed {
+            let bind = |piece: &super::rows::RowPiece| {
+                let buffers = [&piece.for_embed, &piece.memory, &w.tokens, &w.hidden];
+                programs.bind(Kernel::Embed(rows.ty), &buffers)
+            };
+            self.embed_bound = rows.pieces.iter().map(bind).collect::<Result<_, _>>()?;
+        }
+        self.workspace = Some(w);
+        Ok(())
+    }
+
+    /// Runs a part of a batch, whose rows of the hidden state are `hidden`.
+    fn run(
+        &mut self,
+        part: &Part<'_>,
+        wanted: &[Wanted<'_>],
+        hidden: &mut [f32],
+        outputs: &mut Outputs,
+    ) -> Result<(), GpuError> {
+        let pass = self.describe(part);
+        let blocks = if pass.tokens <= FEW_TOKENS { pass.blocks } else { 1 };
+        self.reserve(Capacity { tokens: pass.tokens, pages: self.scratch.pages.len(), blocks })?;
+        let GpuStage { queue, config, blocks, head, workspace, embed, embed_bound, scratch, hidden_read, .. } = self;
+        let w = workspace.as_ref().expect("reserved above");
+        queue.write(&w.batch, bytemuck::cast_slice(&[pass.tokens as u32, pass.blocks as u32]));
+        queue.write(&w.tokens, bytemuck::cast_slice(&scratch.tokens));
+        if !blocks.is_empty() {
+            queue.write(&w.pages, bytemuck::cast_slice(&scratch.pages));
+            queue.write(&w.rope, bytemuck::cast_slice(&scratch.turns));
+            if pass.tiles > 0 {
+                queue.write(&w.tiles, bytemuck::cast_slice(&scratch.tiles));
+            }
+        }
+        let (width, stride) = (config.hidden_size, padded(config.hidden_size));
+        if embed.is_none() {
+            scratch.rows.clear();
+            scratch.rows.resize(pass.tokens * stride, 0.0);
+            let rows = scratch.rows.chunks_exact_mut(stride).zip(hidden.chunks_exact(width));
+            rows.for_each(|(to, from)| to[..width].copy_from_slice(from));
+            queue.write(&w.hidden, bytemuck::cast_slice(&scratch.rows));
+        }
+        let shape = queue.shape;
+        let embed = embed.as_deref();
+        let record = |recorder: &mut Recorder<'_>| {
+            if let Some(rows) = embed {
+                for bound in embed_bound.iter() {
+                    recorder.dispatch(Kernel::Embed(rows.ty), bound, [pass.tokens as u32, 1, 1], 0)?;
+                }
+            }
+            blocks.iter().try_for_each(|block| block.record(recorder, &shape, &pass))
+        };
+        if let Some(head) = head {
+            if wanted.is_empty() {
+                let mut recorder = queue.record();
+                record(&mut recorder)?;
+                recorder.submit();
+                return Ok(());
+            }
+            return head.finish(queue, w, wanted, record, outputs);
+        }
+        let size = 4 * (pass.tokens * stride) as u64;
+        if hidden_read.as_ref().is_none_or(|memory| memory.size() < size) {
+            let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
+            *hidden_read = Some(queue.gpu().buffer("the hidden state to be read", size, usage)?);
+        }
+        let readback = hidden_read.as_ref().expect("made above");
+        let mut recorder = queue.record();
+        record(&mut recorder)?;
+        recorder.copy(&w.hidden, 0, readback, 0, size);
+        let submission = recorder.submit();
+        queue.counters.readback += size;
+        queue.gpu().read(submission, readback, size, |bytes| {
+            let rows = bytemuck::cast_slice::<u8, f32>(bytes).chunks_exact(stride);
+            hidden.chunks_exact_mut(width).zip(rows).for_each(|(to, from)| to.copy_from_slice(&from[..width]));
+        })
+    }
+
+    /// Fills in what the kernels need to know of the tokens of a part.
+    fn describe(&mut self, part: &Part<'_>) -> PassShape {
+        let (scratch, shape) = (&mut self.scratch, &self.queue.shape);
+        scratch.tokens.clear();
+        scratch.pages.clear();
+        scratch.tiles.clear();
+        scratch.turns.clear();
+        let position_bytes =
+            self.blocks.first().map_or(0, |block| block.kv_bytes() / (self.kv_pages * PAGE_LEN) as u64);
+        let (mut blocks, mut kv_bytes) = (1, 0);
+        let few = part.tokens <= FEW_TOKENS;
+        for s in &part.sequences {
+            let first_page = scratch.pages.len() as u32;
+            let end = s.position + s.tokens.len();
+            let first_row = scratch.tokens.len();
+            for (&id, position) in s.tokens.iter().zip(s.position..) {
+                let page = s.pages.get(position / PAGE_LEN).copied().unwrap_or(0);
+                let place = page * PAGE_LEN as u32 + (position % PAGE_LEN) as u32;
+                scratch.tokens.push([id, position as u32, first_page, place]);
+                kv_bytes += if few { (position + 1) as u64 * position_bytes } else { 0 };
+            }
+            scratch.pages.extend_from_slice(&s.pages[..end.div_ceil(PAGE_LEN).min(s.pages.len())]);
+            blocks = blocks.max(end.div_ceil(BLOCK_LEN));
+            for start in (0..s.tokens.len()).step_by(shape.tile_tokens()).filter(|_| !few) {
+                let count = shape.tile_tokens().min(s.tokens.len() - start);
+                let position = s.position + start;
+                scratch.tiles.push([(first_row + start) as u32, count as u32, position as u32, first_page]);
+                kv_bytes += (position + count) as u64 * position_bytes;
+            }
+        }
+        let positions = part.sequences.iter().flat_map(|s| s.position..s.position + s.tokens.len());
+        self.rope.rows(positions, &mut scratch.rope);
+        scratch.turns.extend(scratch.rope.turns());
+        PassShape { tokens: part.tokens, blocks, tiles: scratch.tiles.len(), kv_bytes }
+    }
+}
+
+impl Stage for GpuStage {
+    fn layers(&self) -> Range<usize> {
+        self.layers.clone()
+    }
+
+    fn backend(&self) -> &str {
+        "gpu"
+    }
+
+    fn forward(
+        &mut self,
+        batch: &Batch<'_>,
+        hidden: &mut AlignedBuf<f32>,
+        outputs: &mut Outputs,
+    ) -> Result<(), BackendError> {
+        self.queue.gpu().check()?;
+        let width = self.config.hidden_size;
+        if self.embed.is_some() {
+            hidden.resize(batch.tokens() * width);
+        }
+        if let Some(head) = &mut self.head {
+            head.begin(&self.queue, batch.outputs().count(), outputs)?;
+        }
+        for part in Part::of(batch, self.max_tokens) {
+            let rows = part.first_row..part.first_row + part.tokens;
+            let wanted: Vec<Wanted<'_>> = match self.head {
+                Some(_) => batch
+                    .outputs()
+                    .filter(|(row, _)| rows.contains(row))
+                    .map(|(row, best)| (row - rows.start, best))
+                    .collect(),
+                None => Vec::new(),
+            };
+            self.run(&part, &wanted, &mut hidden[rows.start * width..rows.end * width], outputs)?;
+        }
+        Ok(())
+    }
+
+    fn all_logits(&mut self, output: usize, outputs: &mut Outputs) -> Result<(), BackendError> {
+        if let Some(head) = &self.head {
+            head.all_logits(&mut self.queue, output, outputs)?;
+        }
+        Ok(())
+    }
+
+    fn copy_page(&mut self, from: u32, to: u32) -> Result<(), BackendError> {
+        let Some(block) = self.blocks.first() else { return Ok(()) };
+        if self.page_copy.is_none() {
+            let page = block.kv_bytes() / 2 / self.kv_pages as u64;
+            self.page_copy = Some(self.queue.gpu().memory("a page of the cache", page)?);
+        }
+        let scratch = self.page_copy.as_ref().expect("made above");
+        let mut recorder = self.queue.record();
+        for block in &self.blocks {
+            block.copy_page(&mut recorder, self.kv_pages, from, to, scratch);
+        }
+        recorder.submit();
+        Ok(self.queue.gpu().check()?)
+    }
+
+    fn observe(&mut self, _observer: Option<Box<dyn Observer>>) {}
+
+    fn memory(&self) -> StageMemory {
+        StageMemory {
+            weights: self.blocks.iter().map(GpuBlock::weight_bytes).sum(),
+            head: self.head.as_ref().map_or(0, GpuHead::bytes),
+            kv_cache: self.blocks.iter().map(GpuBlock::kv_bytes).sum(),
+        }
+    }
+
+    fn counters(&self) -> Option<Counters> {
+        Some(self.queue.counters.clone())
+    }
+}

@@ -1,0 +1,72 @@
+//! The command line with a GPU.
+
+use assert_cmd::Command;
+
+use crate::support::{adapter, turn};
+
+/// Output of a command as JSON.
+fn json(args: &[&str]) -> serde_json::Value {
+    let output = Command::cargo_bin("sterna").unwrap().args(args).assert().success().get_output().stdout.clone();
+    serde_json::from_slice(&output).unwrap()
+}
+
+/// The adapter under test, as `--device` takes it.
+fn device() -> Option<String> {
+    use sterna::backend::gpu::{adapters, choose};
+    let found = adapters();
+    Some(format!("gpu={}", choose(&found, &adapter()?).unwrap().summary.index))
+}
+
+#[test]
+fn devices_are_listed_with_what_they_can_do() {
+    let _turn = turn();
+    let Some(device) = device() else { return };
+    let devices = json(&["devices", "--json"]);
+    assert!(devices["cpu"]["threads"].as_u64().unwrap() > 0, "{devices}");
+    let index: usize = device["gpu=".len()..].parse().unwrap();
+    let gpu = &devices["gpus"][index];
+    assert_eq!(gpu["index"], index);
+    assert!(!gpu["name"].as_str().unwrap().is_empty() && gpu["max_binding"].as_u64().unwrap() >= 1 << 20, "{gpu}");
+    let verdict = gpu["verdict"].as_str().unwrap();
+    assert_eq!(gpu["kind"] == "software", verdict.contains("software"), "{gpu}");
+    let text = Command::cargo_bin("sterna").unwrap().arg("devices").output().unwrap();
+    assert!(String::from_utf8(text.stdout).unwrap().contains(gpu["name"].as_str().unwrap()));
+}
+
+#[test]
+fn a_text_is_continued_as_on_the_cpu() {
+    let _turn = turn();
+    let Some(device) = device() else { return };
+    let run =
+        |device: &str| json(&["run", "Once upon a time", "-n", "24", "--temp", "0", "--json", "--device", device]);
+    // Greedy choices of this prompt are clear: no rounding turns them.
+    assert_eq!(run(&device)["text"], run("cpu")["text"]);
+}
+
+#[test]
+fn the_cost_of_a_token_is_explained() {
+    let _turn = turn();
+    let Some(device) = device() else { return };
+    let costs = json(&["bench", "demo", "--explain", "--device", &device, "-d", "0,100", "--format", "json"]);
+    let costs = costs.as_array().unwrap();
+    assert_eq!(costs.len(), 2);
+    for cost in costs {
+        let stage = &cost["stages"][0];
+        assert_eq!((&stage["backend"], &stage["submissions"]), (&"gpu".into(), &1.into()), "{stage}");
+        let bytes = |key: &str| stage[key].as_u64().unwrap() as f64;
+        // Padding and the logits that are searched are all that is read beyond the least.
+        assert!(bytes("bytes") >= bytes("least_bytes") && bytes("bytes") <= 1.05 * bytes("least_bytes"), "{stage}");
+    }
+    assert!(costs[1]["stages"][0]["bytes"].as_u64() > costs[0]["stages"][0]["bytes"].as_u64(), "the cache is read too");
+    let text =
+        Command::cargo_bin("sterna").unwrap().args(["bench", "--explain", "--device", &device]).output().unwrap();
+    assert!(String::from_utf8(text.stdout).unwrap().contains("norm+qkv"));
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error() {
+    let _turn = turn();
+    let output = Command::cargo_bin("sterna").unwrap().args(["run", "x", "--device", "gpu=nothing"]).assert().failure();
+    let text = String::from_utf8(output.get_output().stderr.clone()).unwrap();
+    assert!(text.contains("no GPU named like \"nothing\"") && !text.contains("panicked"), "{text}");
+}
