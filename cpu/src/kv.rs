@@ -1,8 +1,8 @@
 //! The paged key-value cache of one layer.
 //!
-//! A page holds [`PAGE_LEN`] positions of all heads. Four pages lie together, and in them for each head first the keys of
-//! all four, then the values: attention reads them in this order, so that pages which follow each other are one stretch of
-//! memory. Both lie as attention needs them, without horizontal sums or shuffles:
+//! A page holds [`PAGE_LEN`] positions of all heads. Attention reads the keys of four pages of a head, then their values,
+//! and so on: in this order 16 pages of a head lie together, so that pages which follow each other are one long stretch of
+//! memory. Keys and values lie as attention needs them, without horizontal sums or shuffles:
 //! - `F32`, `F16`: keys transposed, `[head_dim, PAGE_LEN]`, 16 positions in the lanes of a register; values in columns of
 //!   up to `VALUE_COLS`, `[column, PAGE_LEN, width]`, filled up with zeros to a multiple of 16.
 //! - `Int8`: codes in fours along what is summed over, for integer dot products of four bytes, and a scale for each
@@ -69,13 +69,17 @@ pub struct KvSpan<'a> {
     pub tokens: usize,
 }
 
-/// Pages that lie together.
-const TOGETHER: usize = 4;
+/// Pages whose keys lie together, and then their values: a block of attention.
+const BLOCK: usize = 4;
 
-/// Where the keys and the values of a head in a page start, and how many numbers they are.
+/// Pages of a head that lie together: streams of memory are slow at their beginning.
+const STRETCH: usize = 4 * BLOCK;
+
+/// Where the keys and the values of a head in a page are.
 #[derive(Clone, Copy, Debug)]
 struct Places {
     heads: usize,
+    /// Numbers of a page.
     keys: usize,
     values: usize,
 }
@@ -91,25 +95,26 @@ impl Places {
 
     /// Numbers of `pages` pages.
     fn len(self, pages: usize) -> usize {
-        pages.next_multiple_of(TOGETHER) * self.heads * (self.keys + self.values)
+        pages.next_multiple_of(STRETCH) * self.heads * (self.keys + self.values)
     }
 
     #[inline(always)]
     fn keys(self, page: usize, head: usize) -> Range<usize> {
-        let start = self.start(page, head) + page % TOGETHER * self.keys;
+        let start = self.block(page, head) + page % BLOCK * self.keys;
         start..start + self.keys
     }
 
     #[inline(always)]
     fn values(self, page: usize, head: usize) -> Range<usize> {
-        let start = self.start(page, head) + TOGETHER * self.keys + page % TOGETHER * self.values;
+        let start = self.block(page, head) + BLOCK * self.keys + page % BLOCK * self.values;
         start..start + self.values
     }
 
-    /// Where a head starts in the pages that lie together with `page`.
+    /// Where the block of `page` starts.
     #[inline(always)]
-    fn start(self, page: usize, head: usize) -> usize {
-        (page / TOGETHER * self.heads + head) * TOGETHER * (self.keys + self.values)
+    fn block(self, page: usize, head: usize) -> usize {
+        let stretch = page / STRETCH * self.heads + head;
+        (stretch * STRETCH + page % STRETCH / BLOCK * BLOCK) * (self.keys + self.values)
     }
 }
 
