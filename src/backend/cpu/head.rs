@@ -23,7 +23,12 @@ pub(super) struct CpuHead {
     /// Row of `normed` for each output.
     rows: Vec<usize>,
     scratch: AlignedBuf<f32>,
+    /// Rows that were multiplied exactly since the file's pages were given back.
+    touched: usize,
 }
+
+/// Rows of the file that may stay in memory: the system maps some 64 KiB around each.
+const TOUCHED_ROWS: usize = 512;
 
 impl CpuHead {
     /// Reads the head of `graph` and, unless the exact one is asked for, makes the copy.
@@ -41,6 +46,7 @@ impl CpuHead {
             normed: AlignedBuf::default(),
             rows: Vec::new(),
             scratch: AlignedBuf::default(),
+            touched: 0,
         })
     }
 
@@ -81,9 +87,15 @@ impl CpuHead {
         self.finder.bound(head, for_best.chunks_exact(width));
         let wanted = wanted().enumerate().filter_map(|(output, (_, best))| Some((output, best?)));
         for ((token, x), (output, wanted)) in for_best.chunks_exact(width).enumerate().zip(wanted) {
-            if !self.finder.best(head, token, x, &wanted, &mut outputs.candidates[token]) {
+            if self.finder.best(head, token, x, &wanted, &mut outputs.candidates[token]) {
+                self.touched += outputs.candidates[token].ids.len();
+            } else {
                 all(pool, self.isa, head.matrix, x, &mut self.scratch, outputs.make_full(output));
             }
+        }
+        if self.touched > TOUCHED_ROWS {
+            self.weight.data.release(0..self.weight.data.len());
+            self.touched = 0;
         }
     }
 
