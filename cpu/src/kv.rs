@@ -72,30 +72,33 @@ pub struct KvSpan<'a> {
 /// Pages whose keys lie together, and then their values: a block of attention.
 const BLOCK: usize = 4;
 
-/// Pages of a head that lie together: streams of memory are slow at their beginning.
+/// Pages of a head that lie together, if there are as many: streams of memory are slow at their beginning.
 const STRETCH: usize = 4 * BLOCK;
 
 /// Where the keys and the values of a head in a page are.
 #[derive(Clone, Copy, Debug)]
 struct Places {
     heads: usize,
+    /// Pages of a head that lie together.
+    stretch: usize,
     /// Numbers of a page.
     keys: usize,
     values: usize,
 }
 
 impl Places {
-    fn new(heads: usize, head_dim: usize, kind: KvType) -> Places {
+    fn new(pages: usize, heads: usize, head_dim: usize, kind: KvType) -> Places {
         let (keys, values) = match kind {
             KvType::F16 | KvType::F32 => (PAGE_LEN * head_dim, PAGE_LEN * padded_dim(head_dim)),
             KvType::Int8 => int8::bytes(head_dim),
         };
-        Places { heads, keys, values }
+        let stretch = pages.next_multiple_of(BLOCK).clamp(BLOCK, STRETCH);
+        Places { heads, stretch, keys, values }
     }
 
     /// Numbers of `pages` pages.
     fn len(self, pages: usize) -> usize {
-        pages.next_multiple_of(STRETCH) * self.heads * (self.keys + self.values)
+        pages.next_multiple_of(self.stretch) * self.heads * (self.keys + self.values)
     }
 
     #[inline(always)]
@@ -113,8 +116,8 @@ impl Places {
     /// Where the block of `page` starts.
     #[inline(always)]
     fn block(self, page: usize, head: usize) -> usize {
-        let stretch = page / STRETCH * self.heads + head;
-        (stretch * STRETCH + page % STRETCH / BLOCK * BLOCK) * (self.keys + self.values)
+        let stretch = page / self.stretch * self.heads + head;
+        (stretch * self.stretch + page % self.stretch / BLOCK * BLOCK) * (self.keys + self.values)
     }
 }
 
@@ -141,7 +144,7 @@ pub(crate) enum Store {
 impl KvLayer {
     /// A cache of `pages` pages. Its memory is taken only as pages are written.
     pub fn new(pages: usize, kv_heads: usize, head_dim: usize, kind: KvType) -> KvLayer {
-        let places = Places::new(kv_heads, head_dim, kind);
+        let places = Places::new(pages, kv_heads, head_dim, kind);
         let len = places.len(pages);
         let store = match kind {
             KvType::F16 => Store::F16(AlignedBuf::streamed(len)),

@@ -28,7 +28,7 @@ pub(super) struct CpuHead {
 }
 
 /// Rows of the file that may stay in memory: the system maps some 64 KiB around each.
-const TOUCHED_ROWS: usize = 512;
+const TOUCHED_ROWS: usize = 128;
 
 impl CpuHead {
     /// Reads the head of `graph` and, unless the exact one is asked for, makes the copy.
