@@ -2,9 +2,6 @@
 
 use crate::simd::{Lanes, Portable};
 
-/// How far ahead of the rows in use the kernels prefetch, in bytes.
-const PREFETCH: usize = 8192;
-
 /// The integer step of the kernels. Every implementation gives the same sums.
 pub(super) trait Integers: Lanes {
     /// Sums of `R` rows, one behind the other, with `T` tokens, `stride` numbers each; `stride` is a multiple of 64.
@@ -38,9 +35,12 @@ impl Integers for Portable {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Integers, PREFETCH};
+    use super::Integers;
     use crate::prefetch::prefetch;
     use crate::simd::{Avx2, Avx512};
+
+    /// How far ahead of the rows in use the kernels prefetch, in bytes.
+    const PREFETCH: usize = 8192;
 
     impl<const VNNI: bool> Integers for Avx2<VNNI> {
         #[inline(always)]
