@@ -63,6 +63,15 @@ pub trait Backend: Send + Sync {
     /// What it is, for people: instruction set and threads, or adapter and driver.
     fn description(&self) -> String;
 
+    /// Whether the device has the memory for `stages`, runs of layers, as far as it is known; asked before the first of them
+    /// is built.
+    ///
+    /// # Errors
+    /// If it has not, with numbers and what would fit.
+    fn check(&self, _graph: &Graph, _stages: &[Range<usize>], _kv: KvOptions) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     /// Reads and packs the weights of `layers` (indices of [`Graph::layer`]).
     ///
     /// # Errors

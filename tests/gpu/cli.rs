@@ -64,6 +64,22 @@ fn the_cost_of_a_token_is_explained() {
 }
 
 #[test]
+fn a_model_that_does_not_fit_is_refused_with_numbers() {
+    let _turn = turn();
+    let Some(device) = device() else { return };
+    let run = |memory: &str| {
+        let args = ["run", "x", "-n", "2", "--device", &device, "--gpu-memory", memory];
+        Command::cargo_bin("sterna").unwrap().args(args).output().unwrap()
+    };
+    assert!(run("1G").status.success());
+    let refused = run("2.5M");
+    let text = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && text.contains("of 2.5 MiB (--gpu-memory)"), "{text}");
+    let text = String::from_utf8(run("much").stderr).unwrap();
+    assert!(text.contains("6G") && text.contains("--gpu-memory"), "{text}");
+}
+
+#[test]
 fn a_device_that_is_not_there_is_an_error() {
     let _turn = turn();
     let output = Command::cargo_bin("sterna").unwrap().args(["run", "x", "--device", "gpu=nothing"]).assert().failure();

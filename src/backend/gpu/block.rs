@@ -1,11 +1,11 @@
 //! One transformer block on a GPU.
 
 use sterna_cpu::Layout;
-use sterna_cpu::kv::PAGE_LEN;
 use wgpu::BindGroup;
 
 use super::GpuError;
 use super::device::{Gpu, Memory};
+use super::fit::cache_bytes;
 use super::kernels::{FEW_TOKENS, Kernel, Output, Shape};
 use super::programs::Programs;
 use super::record::{Queue, Recorder, grid};
@@ -113,8 +113,7 @@ impl GpuBlock {
         let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
         let place_qkv = |row| place_qkv(row, config, shape);
         let qkv_rows = shape.q_rows() + 2 * shape.kv_rows();
-        let cache_bytes = pages * PAGE_LEN * shape.kv_heads() * shape.pairs() * if shape.f16_cache() { 4 } else { 8 };
-        let cache = || gpu.memory("the key-value cache of a block", cache_bytes as u64);
+        let cache = || gpu.memory("the key-value cache of a block", cache_bytes(shape, pages));
         Ok(GpuBlock {
             qkv: linear(&[&a.q, &a.k, &a.v], qkv_rows, shape.q_rows() / 2, &place_qkv)?,
             o: linear(&[&a.o], hidden, padded(hidden) / 4, &|row| Some((0, row)))?,
@@ -238,8 +237,6 @@ impl GpuBlock {
         from_hidden(recorder, &self.gate_up, Output::Gated, &b.quantize_ffn, &b.gate_up, &b.gate_up_norm)?;
         quantize(recorder, self.ffn_sub_norm.is_some(), &b.quantize_gated)?;
         product(recorder, product_kernel(Output::Residual, tokens), &self.down, &b.down, tokens)?;
-        let work = self.qkv.work + self.o.work + self.gate_up.work + self.down.work;
-        recorder.worked(work * tokens as u64);
         Ok(())
     }
 
@@ -314,5 +311,6 @@ fn product(
         };
         recorder.dispatch(kernel, bound, grid, piece.weights.size() * times as u64)?;
     }
+    recorder.worked(matrix.work * tokens as u64);
     Ok(())
 }

@@ -86,7 +86,7 @@ impl Recorder<'_> {
     }
 
     /// `work` multiply-adds were recorded: a command buffer that has become long is handed over, so that no watchdog
-    /// barks.
+    /// barks. It has then less than the limit and one product more, which is below the limit itself (`max_tokens`).
     pub(super) fn worked(&mut self, work: u64) {
         self.work += work;
         if self.work > self.queue.work_limit {

@@ -9,7 +9,7 @@ use sterna_cpu::rope::{Rope, RopeRows};
 use wgpu::{BindGroup, BufferUsages};
 
 use super::block::{GpuBlock, PassShape, RowWidths};
-use super::device::Memory;
+use super::device::{Gpu, Memory};
 use super::head::{GpuHead, Wanted};
 use super::kernels::{FEW_TOKENS, Kernel, Shape};
 use super::parts::Part;
@@ -86,8 +86,7 @@ impl GpuStage {
                 }
             }
         }
-        let widest = 4 * padded(config.hidden_size.max(config.intermediate_size)).max(shape.q_rows()) as u64;
-        let max_tokens = (gpu.max_binding() / widest).min(options.chunk as u64) as usize;
+        let max_tokens = max_tokens(gpu, options, graph, &shape);
         let mut queue = Queue::new(Arc::clone(programs), shape, options.work_limit);
         if let Some(block) = blocks.first() {
             block.prepare(&mut queue)?;
@@ -95,6 +94,7 @@ impl GpuStage {
         if let Some(head) = &head {
             head.prepare(&mut queue)?;
         }
+        gpu.save_pipelines();
         Ok(GpuStage {
             widths: RowWidths::new(gpu, &config)?,
             rope: Rope::new(config.head_dim, config.rope_theta, &config.rope_scaling),
@@ -107,8 +107,7 @@ impl GpuStage {
             workspace: None,
             embed_bound: Vec::new(),
             kv_pages: kv.pages,
-            // A power of two, since workspaces are; the kernels for few tokens need some.
-            max_tokens: (max_tokens / 2 + 1).next_power_of_two().max(FEW_TOKENS),
+            max_tokens,
             scratch: Scratch::default(),
             page_copy: None,
             hidden_read: None,
@@ -244,6 +243,19 @@ impl GpuStage {
         scratch.turns.extend(scratch.rope.turns());
         PassShape { tokens: part.tokens, blocks, tiles: scratch.tiles.len(), kv_bytes }
     }
+}
+
+/// Tokens that are computed together: as the options say, but so few that kernels see all of their rows, and that the
+/// largest product stays below the work of a submission.
+pub(super) fn max_tokens(gpu: &Gpu, options: &GpuOptions, graph: &Graph, shape: &Shape) -> usize {
+    let config = graph.config();
+    let widest = 4 * padded(config.hidden_size.max(config.intermediate_size)).max(shape.q_rows()) as u64;
+    let qkv = shape.q_rows() + 2 * shape.kv_rows();
+    let largest = config.hidden_size * (2 * config.intermediate_size).max(qkv);
+    let tokens =
+        (gpu.max_binding() / widest).min(options.work_limit / largest as u64).min(options.chunk as u64) as usize;
+    // A power of two, since workspaces are; the kernels for few tokens need some.
+    (tokens / 2 + 1).next_power_of_two().max(FEW_TOKENS)
 }
 
 impl Stage for GpuStage {
