@@ -86,6 +86,8 @@ pub(super) struct PassShape {
     pub(super) tiles: usize,
     /// Bytes of keys and values that attention reads in each block.
     pub(super) kv_bytes: u64,
+    /// Multiply-adds of attention in each block.
+    pub(super) attention_work: u64,
 }
 
 impl GpuBlock {
@@ -233,6 +235,7 @@ impl GpuBlock {
             recorder.dispatch(Kernel::AttentionTile, &b.attention_tile, tiles, pass.kv_bytes)?;
             quantize(recorder, has_sub_norm, &b.quantize_attended)?;
         }
+        recorder.worked(pass.attention_work);
         product(recorder, product_kernel(Output::Residual, tokens), &self.o, &b.o, tokens)?;
         from_hidden(recorder, &self.gate_up, Output::Gated, &b.quantize_ffn, &b.gate_up, &b.gate_up_norm)?;
         quantize(recorder, self.ffn_sub_norm.is_some(), &b.quantize_gated)?;

@@ -20,7 +20,7 @@ pub(super) struct Queue {
     pub(super) counters: Counters,
     pipelines: HashMap<Kernel, wgpu::ComputePipeline>,
     /// Multiply-adds of a submission, about.
-    work_limit: u64,
+    pub(super) work_limit: u64,
 }
 
 impl Queue {

@@ -217,7 +217,8 @@ impl GpuStage {
         scratch.turns.clear();
         let position_bytes =
             self.blocks.first().map_or(0, |block| block.kv_bytes() / (self.kv_pages * PAGE_LEN) as u64);
-        let (mut blocks, mut kv_bytes) = (1, 0);
+        let of_position = attention_work(&self.config);
+        let (mut blocks, mut kv_bytes, mut attention_work) = (1, 0, 0);
         let few = part.tokens <= FEW_TOKENS;
         for s in &part.sequences {
             let first_page = scratch.pages.len() as u32;
@@ -226,6 +227,7 @@ impl GpuStage {
             for (&id, position) in s.tokens.iter().zip(s.position..) {
                 let page = s.pages.get(position / PAGE_LEN).copied().unwrap_or(0);
                 let place = page * PAGE_LEN as u32 + (position % PAGE_LEN) as u32;
+                attention_work += (position + 1) as u64 * of_position;
                 scratch.tokens.push([id, position as u32, first_page, place]);
                 kv_bytes += if few { (position + 1) as u64 * position_bytes } else { 0 };
             }
@@ -241,8 +243,13 @@ impl GpuStage {
         let positions = part.sequences.iter().flat_map(|s| s.position..s.position + s.tokens.len());
         self.rope.rows(positions, &mut scratch.rope);
         scratch.turns.extend(scratch.rope.turns());
-        PassShape { tokens: part.tokens, blocks, tiles: scratch.tiles.len(), kv_bytes }
+        PassShape { tokens: part.tokens, blocks, tiles: scratch.tiles.len(), kv_bytes, attention_work }
     }
+}
+
+/// Multiply-adds of attention of a token with each position that it sees.
+fn attention_work(config: &ModelConfig) -> u64 {
+    2 * config.q_size() as u64
 }
 
 /// Tokens that are computed together: as the options say, but so few that kernels see all of their rows, and that the
@@ -281,7 +288,11 @@ impl Stage for GpuStage {
         if let Some(head) = &mut self.head {
             head.begin(&self.queue, batch.outputs().count(), outputs)?;
         }
-        for part in Part::of(batch, self.max_tokens) {
+        // Attention of a part stays below the work of a submission too.
+        let longest = batch.sequences.iter().map(|s| s.position + s.tokens.len()).max().unwrap_or(0);
+        let of_token = (longest as u64 * attention_work(&self.config)).max(1);
+        let most = usize::try_from(self.queue.work_limit / of_token).unwrap_or(usize::MAX);
+        for part in Part::of(batch, self.max_tokens.min(most.max(FEW_TOKENS))) {
             let rows = part.first_row..part.first_row + part.tokens;
             let wanted: Vec<Wanted<'_>> = match self.head {
                 Some(_) => batch
