@@ -49,6 +49,9 @@ pub enum HeadKind {
 pub trait Progress {
     /// `bytes` more of the packed weights are ready.
     fn advance(&self, bytes: u64);
+
+    /// There are `bytes` more than what was said at first: the embedding and the head, where they go to a device too.
+    fn expect(&self, _bytes: u64) {}
 }
 
 impl Progress for () {

@@ -232,6 +232,10 @@ impl Progress for PackingBar {
     fn advance(&self, bytes: u64) {
         self.0.inc(bytes);
     }
+
+    fn expect(&self, bytes: u64) {
+        self.0.inc_length(bytes);
+    }
 }
 
 impl Drop for PackingBar {

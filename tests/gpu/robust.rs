@@ -1,9 +1,10 @@
 //! What goes wrong is an error, not a panic; nothing leaks.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sterna::backend::gpu::{Gpu, GpuBackend, GpuOptions};
-use sterna::backend::{Backend, Best, KvOptions, LogitsFor};
+use sterna::backend::{Backend, Best, KvOptions, LogitsFor, Progress};
 use sterna::engine::{Engine, Work};
 use sterna::graph::{Executor, Placement};
 use sterna::model::build_graph;
@@ -117,6 +118,42 @@ fn complaints_of_the_device_are_errors() {
     let (waited, checked) = (gpu.wait(submission), gpu.check());
     assert!(waited.is_err() && checked.is_err(), "a lost device stays lost: {waited:?} {checked:?}");
     assert!(gpu.memory("b", 64).is_err());
+}
+
+/// What is told of progress: bytes beyond the blocks' that are expected, and bytes that are ready.
+#[derive(Default)]
+struct Told {
+    expected: AtomicU64,
+    ready: AtomicU64,
+    times: AtomicU64,
+}
+
+impl Progress for Told {
+    fn advance(&self, bytes: u64) {
+        self.ready.fetch_add(bytes, Ordering::Relaxed);
+        self.times.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn expect(&self, bytes: u64) {
+        self.expected.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn progress_is_told_of_all_that_is_uploaded() {
+    let _turn = turn();
+    let Some(gpu) = base() else { return };
+    let graph = build_graph(Arc::new(demo::checkpoint().unwrap())).unwrap();
+    let blocks = graph.blocks().len();
+    let backend = GpuBackend::new(gpu).unwrap();
+    let told = Told::default();
+    let kv = KvOptions { kind: KvType::F16, pages: 1 };
+    backend.build_stage(&graph, 0..graph.len(), kv, &told).unwrap();
+    let [expected, ready, times] = [told.expected, told.ready, told.times].map(AtomicU64::into_inner);
+    let dense = (graph.config().vocab_size * graph.config().hidden_size * 2) as u64;
+    assert_eq!(expected, if graph.is_tied() { dense } else { 2 * dense });
+    assert_eq!(ready, expected + (0..blocks).map(|block| graph.block_bytes(block)).sum::<u64>());
+    assert!(times > blocks as u64, "not all at the end");
 }
 
 /// The files in a folder, and what is in them.

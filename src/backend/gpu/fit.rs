@@ -204,6 +204,7 @@ pub(super) fn shared_memory(kind: &str) -> Option<u64> {
     }
     let ram = sysinfo::MemoryRefreshKind::nothing().with_ram();
     let system = sysinfo::System::new_with_specifics(sysinfo::RefreshKind::nothing().with_memory(ram)).ok()?;
-    let limited = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    // What a container's limit leaves; cached files count as used there, but make room.
+    let limited = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory.saturating_sub(limits.rss));
     Some(system.available_memory().min(limited)).filter(|&bytes| bytes > 0)
 }

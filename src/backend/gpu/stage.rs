@@ -71,7 +71,7 @@ impl GpuStage {
         for index in layers.clone() {
             match graph.layer(index) {
                 Layer::Embed => {
-                    embed = Some(Arc::new(DenseRows::upload(gpu, "the embedding", &graph.embedding()?)?));
+                    embed = Some(Arc::new(DenseRows::upload(gpu, "the embedding", &graph.embedding()?, progress)?));
                 }
                 Layer::Block(number, spec) => {
                     blocks.push(GpuBlock::build(graph, spec, gpu, &shape, kv.pages)?);
@@ -80,7 +80,7 @@ impl GpuStage {
                 Layer::Head => {
                     let rows = match embed.clone().filter(|_| graph.is_tied()) {
                         Some(shared) => shared,
-                        None => Arc::new(DenseRows::upload(gpu, "the head", &graph.head()?)?),
+                        None => Arc::new(DenseRows::upload(gpu, "the head", &graph.head()?, progress)?),
                     };
                     head = Some(GpuHead::build(graph, gpu, rows)?);
                 }
