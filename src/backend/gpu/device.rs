@@ -245,7 +245,7 @@ impl Gpu {
         Ok(memory)
     }
 
-    /// Writes `bytes` at `offset`, a multiple of 4, in pieces. Once they are [`UPLOAD_CHUNK`] together with what was
+    /// Writes `bytes` at `offset`, a multiple of 4, in pieces. Once they are 16 MiB together with what was
     /// written before, they are waited for, so that the driver's staging memory stays small however many matrices follow
     /// each other.
     ///
