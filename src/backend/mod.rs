@@ -49,6 +49,9 @@ pub enum HeadKind {
 pub trait Progress {
     /// `bytes` more of the packed weights are ready.
     fn advance(&self, bytes: u64);
+
+    /// There are `bytes` more than what was said at first: the embedding and the head, where they go to a device too.
+    fn expect(&self, _bytes: u64) {}
 }
 
 impl Progress for () {
@@ -62,6 +65,15 @@ pub trait Backend: Send + Sync {
 
     /// What it is, for people: instruction set and threads, or adapter and driver.
     fn description(&self) -> String;
+
+    /// Whether the device has the memory for `stages`, runs of layers, as far as it is known; asked before the first of them
+    /// is built.
+    ///
+    /// # Errors
+    /// If it has not, with numbers and what would fit.
+    fn check(&self, _graph: &Graph, _stages: &[Range<usize>], _kv: KvOptions) -> Result<(), BackendError> {
+        Ok(())
+    }
 
     /// Reads and packs the weights of `layers` (indices of [`Graph::layer`]).
     ///

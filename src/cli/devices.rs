@@ -107,6 +107,10 @@ impl Gpu {
             line(format!("        driver {}", a.driver));
         }
         let (buffer, binding) = (mib(a.max_buffer), mib(a.max_binding));
+        line(match a.memory {
+            Some(memory) => format!("        memory {} MiB, shared with the CPU (now free)", mib(memory)),
+            None => "        memory of its own, how much is not told: --gpu-memory sets what a model may take".into(),
+        });
         let (threads, memory) = (a.workgroup_threads, a.workgroup_memory >> 10);
         line(format!("        buffers of {buffer} MiB, {binding} MiB of them seen by a kernel"));
         line(format!("        workgroups of {threads} threads and {memory} KiB"));

@@ -8,6 +8,8 @@ use sterna::{Isa, Layout, tune};
 use sterna_cpu::{Kernels, Pool, machine};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
+use super::graphics::Graphics;
+
 /// Arguments of `sterna doctor`.
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -30,7 +32,7 @@ struct Findings {
     barrier_ns: f64,
     huge_pages: Option<String>,
     governor: Option<String>,
-    gpu_drivers: Vec<String>,
+    graphics: Graphics,
     advice: Vec<String>,
 }
 
@@ -72,7 +74,7 @@ impl Findings {
             barrier_ns: machine::barrier_ns(&all),
             huge_pages: setting("/sys/kernel/mm/transparent_hugepage/enabled").map(|modes| chosen(&modes)),
             governor: setting("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-            gpu_drivers: vulkan_drivers(),
+            graphics: Graphics::gather(),
             advice: Vec::new(),
         };
         findings.advice = findings.advise();
@@ -111,6 +113,7 @@ impl Findings {
                 (self.cores / 2).max(1)
             ));
         }
+        advice.extend(self.graphics.advice());
         advice
     }
 
@@ -127,7 +130,13 @@ impl Findings {
         row("parallel region", format!("{:.2} µs with {} threads", self.barrier_ns / 1000.0, self.cores));
         row("huge pages", self.huge_pages.clone().unwrap_or_else(|| "unknown".into()));
         row("governor", self.governor.clone().unwrap_or_else(|| "not shown by this system".into()));
-        let drivers = if self.gpu_drivers.is_empty() { "none found".into() } else { self.gpu_drivers.join(", ") };
+        match self.graphics.adapters.as_deref() {
+            None => row("GPU", "this build cannot use GPUs".into()),
+            Some([]) => row("GPU", "none found".into()),
+            Some(adapters) => adapters.iter().for_each(|adapter| row("GPU", adapter.clone())),
+        }
+        let drivers =
+            if self.graphics.drivers.is_empty() { "none found".into() } else { self.graphics.drivers.join(", ") };
         row("Vulkan drivers", drivers);
         row("instruction set", self.isa.into());
         for check in &self.kernels {
@@ -181,20 +190,6 @@ fn setting(path: &str) -> Option<String> {
 fn chosen(modes: &str) -> String {
     let inner = modes.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
     inner.map_or(modes, |(mode, _)| mode).to_owned()
-}
-
-/// The names of installed Vulkan drivers (Linux; other systems bring theirs along).
-fn vulkan_drivers() -> Vec<String> {
-    let folders = ["/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d", "/etc/vulkan/icd.d"];
-    let mut names: Vec<String> = folders
-        .iter()
-        .filter_map(|folder| std::fs::read_dir(folder).ok())
-        .flat_map(|entries| entries.flatten())
-        .filter_map(|entry| Some(entry.path().file_stem()?.to_string_lossy().into_owned()))
-        .collect();
-    names.sort();
-    names.dedup();
-    names
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod completions;
 mod devices;
 mod doctor;
 mod explain;
+mod graphics;
 mod inspect;
 mod logits;
 mod run;

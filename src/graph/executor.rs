@@ -31,7 +31,7 @@ impl Executor {
     /// Builds the stages of `placement`, which covers `graph`, on `backends`.
     ///
     /// # Errors
-    /// If the placement names a backend that is not among `backends`, or a stage cannot be built.
+    /// If the placement names a backend that is not among `backends`, or a stage does not fit or cannot be built.
     pub fn build(
         graph: &Graph,
         placement: &Placement,
@@ -47,6 +47,14 @@ impl Executor {
             })?;
             backend.build_stage(graph, std::ops::Range::clone(layers), kv, progress).map_err(error)
         };
+        for backend in backends {
+            let runs = placement.runs().iter().filter(|(_, name)| name == backend.name());
+            let runs: Vec<_> = runs.map(|(layers, _)| layers.clone()).collect();
+            if !runs.is_empty() {
+                let error = |reason| ExecutorError { backend: backend.name().to_owned(), reason };
+                backend.check(graph, &runs, kv).map_err(error)?;
+            }
+        }
         let stages = placement.runs().iter().map(build).collect::<Result<_, _>>()?;
         Ok(Executor { stages, hidden: AlignedBuf::default(), outputs: Outputs::default() })
     }

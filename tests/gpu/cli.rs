@@ -4,9 +4,16 @@ use assert_cmd::Command;
 
 use crate::support::{adapter, turn};
 
+/// The program; it leaves the user's folders alone.
+fn sterna() -> Command {
+    let mut command = Command::cargo_bin("sterna").unwrap();
+    command.env("STERNA_GPU_CACHE", "");
+    command
+}
+
 /// Output of a command as JSON.
 fn json(args: &[&str]) -> serde_json::Value {
-    let output = Command::cargo_bin("sterna").unwrap().args(args).assert().success().get_output().stdout.clone();
+    let output = sterna().args(args).assert().success().get_output().stdout.clone();
     serde_json::from_slice(&output).unwrap()
 }
 
@@ -29,7 +36,7 @@ fn devices_are_listed_with_what_they_can_do() {
     assert!(!gpu["name"].as_str().unwrap().is_empty() && gpu["max_binding"].as_u64().unwrap() >= 1 << 20, "{gpu}");
     let verdict = gpu["verdict"].as_str().unwrap();
     assert_eq!(gpu["kind"] == "software", verdict.contains("software"), "{gpu}");
-    let text = Command::cargo_bin("sterna").unwrap().arg("devices").output().unwrap();
+    let text = sterna().arg("devices").output().unwrap();
     assert!(String::from_utf8(text.stdout).unwrap().contains(gpu["name"].as_str().unwrap()));
 }
 
@@ -58,15 +65,41 @@ fn the_cost_of_a_token_is_explained() {
         assert!(bytes("bytes") >= bytes("least_bytes") && bytes("bytes") <= 1.05 * bytes("least_bytes"), "{stage}");
     }
     assert!(costs[1]["stages"][0]["bytes"].as_u64() > costs[0]["stages"][0]["bytes"].as_u64(), "the cache is read too");
-    let text =
-        Command::cargo_bin("sterna").unwrap().args(["bench", "--explain", "--device", &device]).output().unwrap();
+    let text = sterna().args(["bench", "--explain", "--device", &device]).output().unwrap();
     assert!(String::from_utf8(text.stdout).unwrap().contains("norm+qkv"));
+}
+
+#[test]
+fn a_model_that_does_not_fit_is_refused_with_numbers() {
+    let _turn = turn();
+    let Some(device) = device() else { return };
+    let run = |memory: &str| {
+        let args = ["run", "x", "-n", "2", "--device", &device, "--gpu-memory", memory];
+        sterna().args(args).output().unwrap()
+    };
+    assert!(run("1G").status.success());
+    let refused = run("2.5M");
+    let text = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && text.contains("of 2.5 MiB (--gpu-memory)"), "{text}");
+    let text = String::from_utf8(run("much").stderr).unwrap();
+    assert!(text.contains("6G") && text.contains("--gpu-memory"), "{text}");
+}
+
+#[test]
+fn compiled_kernels_go_to_a_folder() {
+    let _turn = turn();
+    let Some(device) = device() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("gpu");
+    sterna().args(["run", "x", "-n", "2", "--device", &device]).env("STERNA_GPU_CACHE", &cache).assert().success();
+    let is_vulkan = json(&["devices", "--json"])["gpus"].as_array().unwrap().iter().any(|gpu| gpu["api"] == "vulkan");
+    assert_eq!(cache.exists(), is_vulkan, "wgpu keeps kernels of Vulkan only");
 }
 
 #[test]
 fn a_device_that_is_not_there_is_an_error() {
     let _turn = turn();
-    let output = Command::cargo_bin("sterna").unwrap().args(["run", "x", "--device", "gpu=nothing"]).assert().failure();
+    let output = sterna().args(["run", "x", "--device", "gpu=nothing"]).assert().failure();
     let text = String::from_utf8(output.get_output().stderr.clone()).unwrap();
     assert!(text.contains("no GPU named like \"nothing\"") && !text.contains("panicked"), "{text}");
 }

@@ -80,10 +80,10 @@ fn rows_are_quantized_as_on_the_cpu() {
 fn a_product_that_normalises_is_the_two_kernels_in_one() {
     let _turn = turn();
     for bench in benches() {
-        for (rows, cols) in [(16, 16), (40, 200), (100, 2560), (33, 4100)] {
+        for (rows, cols, tokens) in [(16, 16, 1), (40, 200, 2), (100, 2560, 8), (33, 4100, 1), (70, 300, 5)] {
             let shape = shape(&config(1, 1, 16, cols, Gate::Relu2), KvType::F32);
             let mut random = Random(3);
-            let (x, weight) = (random.units(cols), random.units(cols));
+            let (x, weight) = (random.units(tokens * cols), random.units(cols));
             let matrix = TernaryMatrix::pack(Layout::T16, rows, cols, |row, out| {
                 out.iter_mut().enumerate().for_each(|(col, w)| *w = ((row * 7 + col * 5 + row * col) % 3) as i8 - 1);
                 Ok::<(), ()>(())
@@ -91,24 +91,30 @@ fn a_product_that_normalises_is_the_two_kernels_in_one() {
             .unwrap();
             let tiles = cols.div_ceil(16);
             let groups = matrix.row_groups();
-            let batch = bench.uniform([1u32, 1]);
+            let batch = bench.uniform([tokens as u32, 1]);
             let params = bench.uniform([groups as u32, 0, tiles as u32, groups as u32 * 4, 1f32.to_bits(), 0, 0, 0]);
             let (weights, norm) = (bench.put(matrix.tiles()), bench.put(&padded_rows(&weight, cols)));
             let source = bench.put(&padded_rows(&x, cols));
-            let outs = [0; 2].map(|_| bench.put(&vec![0.0f32; groups * 16]));
+            let outs = [0; 2].map(|_| bench.put(&vec![0.0f32; tokens * groups * 16]));
             let fused = [&batch, &params, &weights, &source, &norm, &outs[0]];
             bench.run(Kernel::GemvNorm(Output::Residual), &shape, &fused, [groups, 1, 1]);
             // The other kernels take eight tokens' room.
             let (acts, scales) = (bench.put(&vec![0u8; 8 * tiles * 16]), bench.put(&[0u32; 16]));
             let width = bench.uniform([cols as u32, tiles as u32]);
-            bench.run(Kernel::Quantize { norm: true }, &shape, &[&width, &source, &norm, &acts, &scales], [1, 1, 1]);
+            let quantize = [&width, &source, &norm, &acts, &scales];
+            bench.run(Kernel::Quantize { norm: true }, &shape, &quantize, [tokens, 1, 1]);
             let plain = [&batch, &params, &weights, &acts, &scales, &outs[1]];
-            bench.run(Kernel::Gemv(Output::Residual, 1), &shape, &plain, [groups, 1, 1]);
+            let most = tokens.next_power_of_two() as u32;
+            bench.run(Kernel::Gemv(Output::Residual, most), &shape, &plain, [groups, 1, 1]);
             let [fused, plain] = outs.each_ref().map(|out| bench.get::<f32>(out));
             assert!(plain.iter().any(|v| *v != 0.0));
             // The sums are exact; the scales may differ in the order in which workgroups of two sizes add squares.
-            let diff = crate::support::relative_diff(&fused[..rows], &plain[..rows]);
-            assert!(diff <= 1e-6, "{} {rows}x{cols}: {diff}", bench.name);
+            for (token, (fused, plain)) in
+                fused.chunks_exact(groups * 16).zip(plain.chunks_exact(groups * 16)).enumerate()
+            {
+                let diff = crate::support::relative_diff(&fused[..rows], &plain[..rows]);
+                assert!(diff <= 1e-6, "{} {rows}x{cols} token {token}: {diff}", bench.name);
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use pollster::block_on;
 use serde::Serialize;
 use wgpu::{Backends, DeviceType};
 
-use super::GpuError;
+use super::{GpuError, fit};
 
 /// Storage buffers that a kernel uses at most; the default of WebGPU.
 const STORAGE_BUFFERS: u32 = 8;
@@ -72,6 +72,8 @@ pub struct AdapterSummary {
     pub max_buffer: u64,
     /// Most bytes that a kernel sees of one buffer; larger matrices are split.
     pub max_binding: u64,
+    /// Bytes that models may take, where that is known: what the machine has free, for a device without memory of its own.
+    pub memory: Option<u64>,
     /// Bytes of workgroup memory.
     pub workgroup_memory: u32,
     /// Most threads of a workgroup.
@@ -98,6 +100,8 @@ pub fn adapters() -> Vec<Found> {
     let enumerate = |backends: Backends| {
         let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
         descriptor.backends &= backends;
+        // Where the driver tells how much memory there is: what is beyond is an error, rather than moved in and out.
+        descriptor.memory_budget_thresholds.for_resource_creation = Some(95);
         block_on(wgpu::Instance::new(descriptor).enumerate_adapters(backends))
     };
     let mut all = enumerate(Backends::PRIMARY);
@@ -123,6 +127,7 @@ fn summary(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
         max_buffer: limits.max_buffer_size,
         max_binding: limits.max_storage_buffer_binding_size,
+        memory: fit::shared_memory(kind_name(info.device_type)),
         workgroup_memory: limits.max_compute_workgroup_storage_size,
         workgroup_threads: limits.max_compute_invocations_per_workgroup,
         subgroups: subgroups.then_some((least, most)),
@@ -220,6 +225,7 @@ mod tests {
             driver: String::new(),
             max_buffer: 1 << 31,
             max_binding: 1 << 27,
+            memory: None,
             workgroup_memory: 32 << 10,
             workgroup_threads: 1024,
             subgroups: Some((32, 32)),

@@ -8,6 +8,8 @@ use pollster::block_on;
 use wgpu::{BufferUsages, ErrorFilter, PollType};
 
 use super::adapter::{Found, needs};
+use super::disk_cache::DiskCache;
+use super::fit::{self, Budget};
 use super::{Dot, GpuError, GpuOptions};
 
 /// Bytes that are handed to the driver at a time when weights are uploaded: its staging memory stays of this order.
@@ -32,9 +34,13 @@ pub struct Gpu {
     limits: wgpu::Limits,
     max_binding: u64,
     timeout: Duration,
+    budget: Option<Budget>,
     fault: Arc<Mutex<Option<GpuError>>>,
+    disk_cache: Option<DiskCache>,
     /// Bytes of all living buffers.
     held: Arc<AtomicU64>,
+    /// Bytes that were written since the driver last gave its staging memory back.
+    staged: AtomicU64,
 }
 
 /// Memory of a device.
@@ -74,7 +80,11 @@ impl Gpu {
             return Err(unsuitable(reason));
         }
         let subgroups = options.subgroups && found.summary.subgroups.is_some();
-        let features = if subgroups { wgpu::Features::SUBGROUP } else { wgpu::Features::empty() };
+        let mut features = wgpu::Features::empty();
+        features.set(wgpu::Features::SUBGROUP, subgroups);
+        if options.cache.is_some() {
+            features |= found.adapter.features() & wgpu::Features::PIPELINE_CACHE;
+        }
         let (device, queue) = block_on(found.adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("sterna"),
             required_features: features,
@@ -94,7 +104,7 @@ impl Gpu {
             note(&at_loss, GpuError::Lost { adapter: loss_name.clone(), reason });
         });
         let bindable = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
-        Ok(Gpu {
+        let mut gpu = Gpu {
             variant: Variant { dot: options.dot, subgroups },
             max_binding: options.max_binding.map_or(bindable, |max| max.min(bindable)) / 256 * 256,
             device,
@@ -102,9 +112,16 @@ impl Gpu {
             name,
             limits,
             timeout: options.timeout,
+            budget: fit::budget(options.memory, found.summary.kind),
             fault,
+            disk_cache: None,
             held: Arc::default(),
-        })
+            staged: AtomicU64::new(0),
+        };
+        if let Some(folder) = &options.cache {
+            gpu.disk_cache = DiskCache::open(&gpu, &found.adapter.get_info(), folder)?;
+        }
+        Ok(gpu)
     }
 
     /// The adapter's name.
@@ -125,6 +142,11 @@ impl Gpu {
     /// Most bytes that a kernel sees of one buffer; a multiple of 256.
     pub fn max_binding(&self) -> u64 {
         self.max_binding
+    }
+
+    /// How much memory it has for us, if that is known.
+    pub fn budget(&self) -> Option<Budget> {
+        self.budget
     }
 
     /// Bytes of all living buffers.
@@ -177,7 +199,7 @@ impl Gpu {
                 what: what.into(),
                 needed: size,
                 limit: self.max_binding,
-                remedy: "use a shorter context, fewer sequences, a smaller chunk or the CPU",
+                remedy: "use a shorter context, fewer sequences, a smaller chunk or the CPU".into(),
             });
         }
         self.buffer(what, size, usage)
@@ -223,7 +245,9 @@ impl Gpu {
         Ok(memory)
     }
 
-    /// Writes `bytes` at `offset`, a multiple of 4, in pieces that keep the driver's staging memory small.
+    /// Writes `bytes` at `offset`, a multiple of 4, in pieces. Once they are 16 MiB together with what was
+    /// written before, they are waited for, so that the driver's staging memory stays small however many matrices follow
+    /// each other.
     ///
     /// # Errors
     /// If the device fails meanwhile.
@@ -237,7 +261,9 @@ impl Gpu {
                 word[..piece.len() - whole].copy_from_slice(&piece[whole..]);
                 self.queue.write_buffer(memory, at + whole as u64, &word);
             }
-            if bytes.len() >= UPLOAD_CHUNK {
+            let staged = self.staged.fetch_add(piece.len() as u64, Ordering::Relaxed) + piece.len() as u64;
+            if staged >= UPLOAD_CHUNK as u64 {
+                self.staged.store(0, Ordering::Relaxed);
                 let submission = self.queue.submit([]);
                 self.wait(submission)?;
             }
@@ -308,9 +334,27 @@ impl Gpu {
         Ok(out)
     }
 
+    /// What pipelines are made with, if they are kept on disk.
+    pub(super) fn pipelines(&self) -> Option<&wgpu::PipelineCache> {
+        self.disk_cache.as_ref().map(DiskCache::pipelines)
+    }
+
+    /// Keeps the pipelines that were made for the next start.
+    pub(super) fn save_pipelines(&self) {
+        if let Some(cache) = &self.disk_cache {
+            cache.save();
+        }
+    }
+
     /// Ends the device, as a crash of its driver would. For tests of what happens then.
     pub fn lose(&self) {
         self.device.destroy();
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        self.save_pipelines();
     }
 }
 

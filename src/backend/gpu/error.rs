@@ -1,5 +1,7 @@
 //! What a GPU may report.
 
+use super::fit::{Needed, size};
+
 /// Why a GPU could not do its work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GpuError {
@@ -46,7 +48,26 @@ pub enum GpuError {
         /// The limit.
         limit: u64,
         /// What would help.
-        remedy: &'static str,
+        remedy: String,
+    },
+    /// The model takes more than the device has.
+    #[error(
+        "{adapter}: the model takes {} there (weights {}, embedding and head {}, cache {}, buffers {}), of {} \
+         ({source_of_budget}); {remedy} fit",
+        size(needed.total()), size(needed.blocks), size(needed.dense), size(needed.cache), size(needed.scratch),
+        size(*free),
+    )]
+    DoesNotFit {
+        /// The adapter.
+        adapter: String,
+        /// What the model takes.
+        needed: Box<Needed>,
+        /// Bytes that are free.
+        free: u64,
+        /// Who says so.
+        source_of_budget: &'static str,
+        /// What would fit.
+        remedy: String,
     },
     /// The device does not answer.
     #[error("{adapter}: no answer within {seconds} s")]

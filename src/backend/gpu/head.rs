@@ -14,6 +14,7 @@ use super::workspace::{Workspace, padded};
 use crate::backend::outputs::{Entry, Outputs};
 use crate::backend::{BackendError, Best, Candidates};
 use crate::graph::Graph;
+use crate::model::ModelConfig;
 
 /// Logits of a submission take at most this many bytes.
 const LOGITS_BYTES: u64 = 64 << 20;
@@ -65,13 +66,11 @@ impl GpuHead {
         let hidden = padded(norm.len());
         norm.resize(hidden, 0.0);
         let part = rows.vocab.div_ceil(CHUNKS).max(1);
-        // The largest of what an output takes in one buffer.
-        let row_bytes = 4 * rows.vocab.max(FOUND) as u64;
         Ok(GpuHead {
             norm: gpu.upload("the final norm", bytemuck::cast_slice(&norm))?,
             vocabulary: gpu.uniform("the vocabulary", &[rows.vocab as u32, part as u32])?,
             range: gpu.buffer("outputs", 16, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?,
-            at_once: (gpu.max_binding().min(LOGITS_BYTES) / row_bytes).max(1) as usize,
+            at_once: at_once(gpu, rows.vocab),
             rows,
             hidden,
             part,
@@ -271,8 +270,20 @@ impl GpuHead {
         })
     }
 
+    /// Bytes that the buffers for `outputs` outputs take.
+    pub(super) fn scratch_bytes(gpu: &Gpu, config: &ModelConfig, outputs: usize) -> u64 {
+        let at_once = at_once(gpu, config.vocab_size).min(outputs);
+        let inputs = (outputs + FEW_TOKENS) * padded(config.hidden_size) * 4 + 8 * outputs;
+        (inputs + at_once * 4 * (2 * config.vocab_size + 2 * FOUND + ASKED + 2)) as u64
+    }
+
     /// Bytes of the matrix.
     pub(super) fn bytes(&self) -> u64 {
         self.rows.bytes()
     }
+}
+
+/// Outputs whose logits and answers each fit into one buffer.
+fn at_once(gpu: &Gpu, vocab: usize) -> usize {
+    (gpu.max_binding().min(LOGITS_BYTES) / (4 * vocab.max(FOUND) as u64)).max(1) as usize
 }

@@ -48,7 +48,7 @@ pub enum Kernel {
         /// Whether there is a norm.
         norm: bool,
     },
-    /// Products of one token, norm and quantization included.
+    /// Products of few tokens, norm and quantization included.
     GemvNorm(Output),
     /// Products of up to so many tokens (1, 2, 4 or 8).
     Gemv(Output, u32),

@@ -10,7 +10,9 @@ mod adapter;
 mod best;
 mod block;
 mod device;
+mod disk_cache;
 mod error;
+mod fit;
 mod head;
 mod kernels;
 mod parts;
@@ -25,10 +27,12 @@ mod workspace;
 pub use adapter::{AdapterChoice, AdapterSummary, Found, adapters, choose, verdicts};
 pub use device::{Gpu, Memory, Variant};
 pub use error::GpuError;
+pub use fit::{Budget, Needed};
 pub use kernels::{Access, FEW_TOKENS, Kernel, Output, RowType, Shape};
 pub use programs::Programs;
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,12 +61,17 @@ pub struct GpuOptions {
     pub default_limits: bool,
     /// Most bytes that a kernel may see of one buffer, below the adapter's own limit.
     pub max_binding: Option<u64>,
+    /// Most bytes that may be used of the device's memory; `None` for what the device is known to have.
+    pub memory: Option<u64>,
+    /// The folder in which compiled kernels are kept for the next start, where wgpu can do that; `None` for nowhere.
+    pub cache: Option<PathBuf>,
     /// How long an answer may take.
     pub timeout: Duration,
     /// Tokens that are computed together.
     pub chunk: usize,
-    /// Multiply-adds of a submission, about: more are handed over one after the other, since systems reset a GPU that is
-    /// busy for seconds.
+    /// Multiply-adds of a submission: systems reset a GPU that is busy for two seconds, so that long prompts are handed over
+    /// in several submissions, and in chunks so short that no product alone has more. The default takes a second on a
+    /// device of 25 billion multiply-adds a second, slower than any that runs Vulkan in a computer of these ten years.
     pub work_limit: u64,
 }
 
@@ -74,9 +83,11 @@ impl Default for GpuOptions {
             subgroups: true,
             default_limits: false,
             max_binding: None,
+            memory: None,
+            cache: None,
             timeout: Duration::from_secs(60),
             chunk: 512,
-            work_limit: 100_000_000_000,
+            work_limit: 25_000_000_000,
         }
     }
 }
@@ -108,6 +119,14 @@ impl GpuBackend {
         self.programs.gpu()
     }
 
+    /// What `stages`, runs of layers of `graph`, take of the device's memory.
+    ///
+    /// # Errors
+    /// If the kernels cannot have the model, or the file lacks the embedding or head.
+    pub fn needed(&self, graph: &Graph, stages: &[Range<usize>], kv: KvOptions) -> Result<Needed, BackendError> {
+        fit::needed(self.gpu(), &self.options, graph, stages, kv)
+    }
+
     /// The adapter.
     pub fn summary(&self) -> &AdapterSummary {
         &self.summary
@@ -122,6 +141,10 @@ impl Backend for GpuBackend {
     fn description(&self) -> String {
         let summary = &self.summary;
         format!("{} ({}, {})", summary.name, summary.kind, summary.api)
+    }
+
+    fn check(&self, graph: &Graph, stages: &[Range<usize>], kv: KvOptions) -> Result<(), BackendError> {
+        fit::check(self.gpu(), &self.options, graph, stages, kv)
     }
 
     fn build_stage(

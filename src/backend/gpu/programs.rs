@@ -64,7 +64,7 @@ impl Programs {
                     zero_initialize_workgroup_memory: false,
                     ..Default::default()
                 },
-                cache: None,
+                cache: self.gpu.pipelines(),
             })
         })?;
         cache.pipelines.insert((kernel, *shape), pipeline.clone());

@@ -20,7 +20,7 @@ pub(super) struct Queue {
     pub(super) counters: Counters,
     pipelines: HashMap<Kernel, wgpu::ComputePipeline>,
     /// Multiply-adds of a submission, about.
-    work_limit: u64,
+    pub(super) work_limit: u64,
 }
 
 impl Queue {
@@ -86,7 +86,7 @@ impl Recorder<'_> {
     }
 
     /// `work` multiply-adds were recorded: a command buffer that has become long is handed over, so that no watchdog
-    /// barks.
+    /// barks. It has then less than the limit and one product more, which is below the limit itself (`max_tokens`).
     pub(super) fn worked(&mut self, work: u64) {
         self.work += work;
         if self.work > self.queue.work_limit {

@@ -8,6 +8,7 @@ use sterna_cpu::dense::{DenseType, dequantize_row};
 use super::GpuError;
 use super::device::{Gpu, Memory};
 use super::kernels::RowType;
+use crate::backend::Progress;
 use crate::format::DenseTensor;
 
 /// Rows that are converted at a time, in bytes.
@@ -43,14 +44,20 @@ pub(super) struct DenseRows {
 impl DenseRows {
     /// Uploads `tensor`. Numbers of F32, F16 and BF16 stay as they are; those of block formats are rounded to F16, which
     /// is 8 times finer than their own steps.
-    pub(super) fn upload(gpu: &Gpu, what: &str, tensor: &DenseTensor) -> Result<DenseRows, GpuError> {
-        let (ty, size) = match tensor.ty {
-            DenseType::F32 => (RowType::F32, 4),
-            DenseType::Bf16 => (RowType::Bf16, 2),
-            _ => (RowType::F16, 2),
+    pub(super) fn upload(
+        gpu: &Gpu,
+        what: &str,
+        tensor: &DenseTensor,
+        progress: &dyn Progress,
+    ) -> Result<DenseRows, GpuError> {
+        progress.expect(DenseRows::bytes_of(tensor));
+        let ty = match tensor.ty {
+            DenseType::F32 => RowType::F32,
+            DenseType::Bf16 => RowType::Bf16,
+            _ => RowType::F16,
         };
         let (rows, cols) = (tensor.rows, tensor.cols);
-        let row_bytes = (cols * size).next_multiple_of(16);
+        let row_bytes = row_bytes(tensor);
         let at_once = (gpu.max_binding() as usize / row_bytes).max(1);
         let mut pieces = Vec::new();
         for first in (0..rows).step_by(at_once) {
@@ -59,7 +66,9 @@ impl DenseRows {
             let slab = (SLAB_BYTES / row_bytes).max(1);
             for start in (0..count).step_by(slab) {
                 let slab_rows = first + start..first + (start + slab).min(count);
-                gpu.write(&memory, (start * row_bytes) as u64, &converted(tensor, slab_rows.clone(), row_bytes))?;
+                let slab = converted(tensor, slab_rows.clone(), row_bytes);
+                gpu.write(&memory, (start * row_bytes) as u64, &slab)?;
+                progress.advance(slab.len() as u64);
                 let file_bytes = tensor.data.len() / rows;
                 tensor.data.release(slab_rows.start * file_bytes..slab_rows.end * file_bytes);
             }
@@ -79,10 +88,21 @@ impl DenseRows {
         Ok(DenseRows { ty, pieces, vocab: rows })
     }
 
+    /// Bytes that `tensor` will take.
+    pub(super) fn bytes_of(tensor: &DenseTensor) -> u64 {
+        (tensor.rows * row_bytes(tensor)) as u64
+    }
+
     /// Bytes of all rows.
     pub(super) fn bytes(&self) -> u64 {
         self.pieces.iter().map(|piece| piece.memory.size()).sum()
     }
+}
+
+/// Bytes of a row on the device.
+fn row_bytes(tensor: &DenseTensor) -> usize {
+    let size = if tensor.ty == DenseType::F32 { 4 } else { 2 };
+    (tensor.cols * size).next_multiple_of(16)
 }
 
 /// Rows as the kernels read them, each padded to `row_bytes` with zeros.

@@ -9,7 +9,7 @@ use sterna_cpu::rope::{Rope, RopeRows};
 use wgpu::{BindGroup, BufferUsages};
 
 use super::block::{GpuBlock, PassShape, RowWidths};
-use super::device::Memory;
+use super::device::{Gpu, Memory};
 use super::head::{GpuHead, Wanted};
 use super::kernels::{FEW_TOKENS, Kernel, Shape};
 use super::parts::Part;
@@ -71,7 +71,7 @@ impl GpuStage {
         for index in layers.clone() {
             match graph.layer(index) {
                 Layer::Embed => {
-                    embed = Some(Arc::new(DenseRows::upload(gpu, "the embedding", &graph.embedding()?)?));
+                    embed = Some(Arc::new(DenseRows::upload(gpu, "the embedding", &graph.embedding()?, progress)?));
                 }
                 Layer::Block(number, spec) => {
                     blocks.push(GpuBlock::build(graph, spec, gpu, &shape, kv.pages)?);
@@ -80,14 +80,13 @@ impl GpuStage {
                 Layer::Head => {
                     let rows = match embed.clone().filter(|_| graph.is_tied()) {
                         Some(shared) => shared,
-                        None => Arc::new(DenseRows::upload(gpu, "the head", &graph.head()?)?),
+                        None => Arc::new(DenseRows::upload(gpu, "the head", &graph.head()?, progress)?),
                     };
                     head = Some(GpuHead::build(graph, gpu, rows)?);
                 }
             }
         }
-        let widest = 4 * padded(config.hidden_size.max(config.intermediate_size)).max(shape.q_rows()) as u64;
-        let max_tokens = (gpu.max_binding() / widest).min(options.chunk as u64) as usize;
+        let max_tokens = max_tokens(gpu, options, graph, &shape);
         let mut queue = Queue::new(Arc::clone(programs), shape, options.work_limit);
         if let Some(block) = blocks.first() {
             block.prepare(&mut queue)?;
@@ -95,6 +94,7 @@ impl GpuStage {
         if let Some(head) = &head {
             head.prepare(&mut queue)?;
         }
+        gpu.save_pipelines();
         Ok(GpuStage {
             widths: RowWidths::new(gpu, &config)?,
             rope: Rope::new(config.head_dim, config.rope_theta, &config.rope_scaling),
@@ -107,8 +107,7 @@ impl GpuStage {
             workspace: None,
             embed_bound: Vec::new(),
             kv_pages: kv.pages,
-            // A power of two, since workspaces are; the kernels for few tokens need some.
-            max_tokens: (max_tokens / 2 + 1).next_power_of_two().max(FEW_TOKENS),
+            max_tokens,
             scratch: Scratch::default(),
             page_copy: None,
             hidden_read: None,
@@ -218,7 +217,8 @@ impl GpuStage {
         scratch.turns.clear();
         let position_bytes =
             self.blocks.first().map_or(0, |block| block.kv_bytes() / (self.kv_pages * PAGE_LEN) as u64);
-        let (mut blocks, mut kv_bytes) = (1, 0);
+        let of_position = attention_work(&self.config);
+        let (mut blocks, mut kv_bytes, mut attention_work) = (1, 0, 0);
         let few = part.tokens <= FEW_TOKENS;
         for s in &part.sequences {
             let first_page = scratch.pages.len() as u32;
@@ -227,6 +227,7 @@ impl GpuStage {
             for (&id, position) in s.tokens.iter().zip(s.position..) {
                 let page = s.pages.get(position / PAGE_LEN).copied().unwrap_or(0);
                 let place = page * PAGE_LEN as u32 + (position % PAGE_LEN) as u32;
+                attention_work += (position + 1) as u64 * of_position;
                 scratch.tokens.push([id, position as u32, first_page, place]);
                 kv_bytes += if few { (position + 1) as u64 * position_bytes } else { 0 };
             }
@@ -242,8 +243,26 @@ impl GpuStage {
         let positions = part.sequences.iter().flat_map(|s| s.position..s.position + s.tokens.len());
         self.rope.rows(positions, &mut scratch.rope);
         scratch.turns.extend(scratch.rope.turns());
-        PassShape { tokens: part.tokens, blocks, tiles: scratch.tiles.len(), kv_bytes }
+        PassShape { tokens: part.tokens, blocks, tiles: scratch.tiles.len(), kv_bytes, attention_work }
     }
+}
+
+/// Multiply-adds of attention of a token with each position that it sees.
+fn attention_work(config: &ModelConfig) -> u64 {
+    2 * config.q_size() as u64
+}
+
+/// Tokens that are computed together: as the options say, but so few that kernels see all of their rows, and that the
+/// largest product stays below the work of a submission.
+pub(super) fn max_tokens(gpu: &Gpu, options: &GpuOptions, graph: &Graph, shape: &Shape) -> usize {
+    let config = graph.config();
+    let widest = 4 * padded(config.hidden_size.max(config.intermediate_size)).max(shape.q_rows()) as u64;
+    let qkv = shape.q_rows() + 2 * shape.kv_rows();
+    let largest = config.hidden_size * (2 * config.intermediate_size).max(qkv);
+    let tokens =
+        (gpu.max_binding() / widest).min(options.work_limit / largest as u64).min(options.chunk as u64) as usize;
+    // A power of two, since workspaces are; the kernels for few tokens need some.
+    (tokens / 2 + 1).next_power_of_two().max(FEW_TOKENS)
 }
 
 impl Stage for GpuStage {
@@ -269,7 +288,11 @@ impl Stage for GpuStage {
         if let Some(head) = &mut self.head {
             head.begin(&self.queue, batch.outputs().count(), outputs)?;
         }
-        for part in Part::of(batch, self.max_tokens) {
+        // Attention of a part stays below the work of a submission too.
+        let longest = batch.sequences.iter().map(|s| s.position + s.tokens.len()).max().unwrap_or(0);
+        let of_token = (longest as u64 * attention_work(&self.config)).max(1);
+        let most = usize::try_from(self.queue.work_limit / of_token).unwrap_or(usize::MAX);
+        for part in Part::of(batch, self.max_tokens.min(most.max(FEW_TOKENS))) {
             let rows = part.first_row..part.first_row + part.tokens;
             let wanted: Vec<Wanted<'_>> = match self.head {
                 Some(_) => batch

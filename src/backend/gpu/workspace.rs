@@ -103,6 +103,14 @@ impl Workspace {
             nothing: gpu.memory("nothing", 16)?,
         })
     }
+
+    /// Bytes of a workspace.
+    pub(super) fn bytes(config: &ModelConfig, shape: &Shape, capacity: Capacity) -> u64 {
+        let (hidden, heads, ffn) = (padded(config.hidden_size), shape.q_rows(), padded(config.intermediate_size));
+        let row = 4 * hidden + hidden.max(heads).max(ffn) + 8 + 8 * heads + 4 * ffn + 32 + 8 * shape.pairs();
+        let few = FEW_TOKENS * capacity.blocks * shape.heads();
+        (capacity.tokens * row + few * (shape.pairs() + 1) * 8 + 4 * capacity.pages) as u64
+    }
 }
 
 #[cfg(test)]
