@@ -279,11 +279,13 @@ fn place_qkv(row: usize, config: &ModelConfig, shape: &Shape) -> Option<(usize, 
 
 /// Tokens up to which a product normalises and quantizes by itself: each of its workgroups does it for each token.
 ///
-/// Of a model of two billion weights (2560 wide) that is about 28 000 operations, 6.8 million for the 240 workgroups of q,
-/// k and v and 24 million for the 864 of gate and up. A GPU of 3 · 10¹² useful operations a second, a middling one, takes 2 µs
-/// for the former and 8 µs for the latter, and a dispatch of its own 5 µs and more: it starts when the one before has
-/// ended and is three passes through memory one behind the other. So q, k and v do it for as many tokens as these kernels take
-/// (8 dispatches to a block), gate and up only for one (7).
+/// Estimated, not measured: of a model of two billion weights (2560 wide) that is about 28 000 operations a token, 6.8
+/// million for the 240 workgroups of q, k and v and 24 million for the 864 of gate and up. A middling GPU, of 3 · 10¹² useful
+/// operations a second, takes 2 µs a token for the former and 8 µs for the latter. A dispatch takes 5 µs and more: it starts
+/// when the one before has ended, and is three passes through memory one behind the other. So gate and up do it for one
+/// token only (7 dispatches to a block). For q, k and v two tokens are even and eight lose some 13 µs a block, about a tenth
+/// of what all its products take; they do it for all, since what a dispatch costs differs most between systems, and no decode
+/// step then has more than 8 to a block.
 const fn fused_tokens(output: Output) -> usize {
     match output {
         Output::Qkv => FEW_TOKENS,
