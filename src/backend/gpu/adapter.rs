@@ -47,7 +47,7 @@ impl FromStr for AdapterChoice {
 impl fmt::Display for AdapterChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            AdapterChoice::Best => f.write_str("that is no software"),
+            AdapterChoice::Best => f.write_str("of its own (an emulated one is used with --device software)"),
             AdapterChoice::Index(index) => write!(f, "with number {index}"),
             AdapterChoice::Name(name) => write!(f, "named like {name:?}"),
             AdapterChoice::Software => f.write_str("that is software"),
