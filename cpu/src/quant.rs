@@ -226,20 +226,27 @@ mod tests {
 
     #[test]
     fn halves_round_to_even_and_the_scale_is_exact() {
-        let x = [127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -127.0, 126.5];
-        let mut q = [0; 8];
-        let (scale, sum) = quantize_row(Isa::Scalar, &x, &mut q);
-        assert_eq!((scale, q), (1.0, [127, 0, 2, 2, 0, -2, -127, 126]));
-        assert_eq!(sum, 128);
+        for isa in Isa::available() {
+            // Whole vectors and a rest.
+            let x = [127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -127.0, 126.5].repeat(5);
+            let mut q = [0; 40];
+            assert_eq!(quantize_row(isa, &x, &mut q), (1.0, 5 * 128));
+            assert_eq!(q, *[127, 0, 2, 2, 0, -2, -127, 126].repeat(5), "{isa}");
+        }
     }
 
     #[test]
     fn zeros_and_nonsense_are_defined() {
-        let mut q = [1; 3];
-        assert_eq!(quantize_row(Isa::Scalar, &[0.0; 3], &mut q), (127.0 / 1e-5, 0));
-        assert_eq!(q, [0; 3]);
-        quantize_row(Isa::Scalar, &[f32::NAN, 1.0, -1.0], &mut q);
-        assert_eq!(q, [0, 127, -127]);
+        for isa in Isa::available() {
+            let mut q = [1; 18];
+            assert_eq!(quantize_row(isa, &[0.0; 18], &mut q), (127.0 / 1e-5, 0));
+            assert_eq!(q, [0; 18]);
+            quantize_row(isa, &[f32::NAN, 1.0, -1.0].repeat(6), &mut q);
+            assert_eq!(q, *[0, 127, -127].repeat(6), "{isa}");
+            // What is beyond every scale leaves nothing.
+            quantize_row(isa, &[f32::INFINITY, 1.0, f32::NEG_INFINITY].repeat(6), &mut q);
+            assert_eq!(q, [0; 18], "{isa}");
+        }
     }
 
     #[test]

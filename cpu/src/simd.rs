@@ -77,6 +77,8 @@ pub(crate) trait Lanes: Copy {
     fn to_f32(x: Self::I) -> Self::F;
     /// The bits of 16 floats.
     fn bits(x: Self::F) -> Self::I;
+    /// The lowest byte of each of 16 integers.
+    fn low_bytes(x: Self::I) -> [u8; 16];
     /// The seven bits from bit `LOWEST` of each of 16 integers.
     fn seven_bits<const LOWEST: u32>(x: Self::I) -> [u8; 16];
 }

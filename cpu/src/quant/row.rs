@@ -2,7 +2,7 @@
 
 use crate::activation::Gate;
 use crate::math::{ROUND, rounded};
-use crate::simd::{Lanes, dot, per_isa, reduce};
+use crate::simd::{Lanes, larger, largest, per_isa, reduce};
 
 /// What quantization takes for the largest magnitude at least.
 const SMALLEST: f32 = 1e-5;
@@ -18,16 +18,21 @@ per_isa! {
 #[inline(always)]
 fn quantize_row_body<S: Lanes>(x: &[f32], q: &mut [i8]) -> (f32, i32) {
     let (chunks, tail) = x.as_chunks::<16>();
-    let mut max = [SMALLEST; 16];
+    let mut max = S::splat(SMALLEST);
     for x in chunks {
-        for i in 0..16 {
-            max[i] = max[i].max(x[i].abs());
-        }
+        max = S::max(magnitudes::<S>(S::load(x)), max);
     }
+    let mut max = S::array(max);
     for (max, x) in max.iter_mut().zip(tail) {
-        *max = max.max(x.abs());
+        *max = larger(x.abs(), *max);
     }
-    quantize_with(x, max, q)
+    quantize_with::<S>(x, max, q)
+}
+
+/// The magnitudes of 16 numbers; what is not a number stays so.
+#[inline(always)]
+fn magnitudes<S: Lanes>(x: S::F) -> S::F {
+    S::max(x, S::sub(S::splat(0.0), x))
 }
 
 per_isa! {
@@ -41,8 +46,20 @@ per_isa! {
 
 #[inline(always)]
 fn norm_quantize_body<S: Lanes>(x: &[f32], weight: &[f32], eps: f32, normed: &mut [f32], q: &mut [i8]) -> (f32, i32) {
-    normed.copy_from_slice(x);
-    norm_in_place(normed, dot(x, x), weight, eps, q)
+    assert_eq!(x.len(), normed.len(), "norm: lengths differ");
+    let ((chunks, tail), (to, to_tail)) = (x.as_chunks::<16>(), normed.as_chunks_mut::<16>());
+    let mut squares = S::splat(0.0);
+    for (x, to) in chunks.iter().zip(to) {
+        let x = S::load(x);
+        squares = S::fma(x, x, squares);
+        S::store(x, to);
+    }
+    let mut squares = S::array(squares);
+    for ((x, to), squares) in tail.iter().zip(to_tail).zip(&mut squares) {
+        *squares = x.mul_add(*x, *squares);
+        *to = *x;
+    }
+    norm_in_place::<S>(normed, reduce(squares), weight, eps, q)
 }
 
 per_isa! {
@@ -70,28 +87,34 @@ fn gate_quantize_body<S: Lanes>(
     assert_eq!(gate.len(), up.len(), "gate_quantize: lengths differ");
     // The function is chosen outside the loop.
     let squares = match function {
-        Gate::Relu2 => gate_row(gate, up, |gate, up| Gate::Relu2.apply(gate, up)),
-        Gate::Silu => gate_row(gate, up, |gate, up| Gate::Silu.apply(gate, up)),
+        Gate::Relu2 => gate_row::<S>(gate, up, Gate::Relu2, |gate, up| {
+            let gate = S::max(gate, S::splat(0.0));
+            S::mul(S::mul(gate, gate), up)
+        }),
+        Gate::Silu => gate_row::<S>(gate, up, Gate::Silu, |gate, up| {
+            let (gate, up) = (S::array(gate), S::array(up));
+            S::load(&std::array::from_fn(|i| Gate::Silu.apply(gate[i], up[i])))
+        }),
     };
     match norm {
         None => quantize_row_body::<S>(gate, q),
-        Some((weight, eps)) => norm_in_place(gate, squares, weight, eps, q),
+        Some((weight, eps)) => norm_in_place::<S>(gate, squares, weight, eps, q),
     }
 }
 
-/// `gate[i] = f(gate[i], up[i])`; returns the sum of squares.
+/// `gate[i] = function(gate[i]) · up[i]`, which `of_lanes` computes for 16 numbers; returns the sum of squares.
 #[inline(always)]
-fn gate_row(gate: &mut [f32], up: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut squares = [0.0f32; 16];
+fn gate_row<S: Lanes>(gate: &mut [f32], up: &[f32], function: Gate, of_lanes: impl Fn(S::F, S::F) -> S::F) -> f32 {
+    let mut squares = S::splat(0.0);
     let ((chunks, tail), (up, up_tail)) = (gate.as_chunks_mut::<16>(), up.as_chunks::<16>());
     for (gate, up) in chunks.iter_mut().zip(up) {
-        for i in 0..16 {
-            gate[i] = f(gate[i], up[i]);
-            squares[i] = gate[i].mul_add(gate[i], squares[i]);
-        }
+        let product = of_lanes(S::load(gate), S::load(up));
+        squares = S::fma(product, product, squares);
+        S::store(product, gate);
     }
+    let mut squares = S::array(squares);
     for ((gate, up), squares) in tail.iter_mut().zip(up_tail).zip(&mut squares) {
-        *gate = f(*gate, *up);
+        *gate = function.apply(*gate, *up);
         *squares = gate.mul_add(*gate, *squares);
     }
     reduce(squares)
@@ -99,49 +122,52 @@ fn gate_row(gate: &mut [f32], up: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
 
 /// Normalises `x`, whose squares have the sum `squares`, and quantizes it.
 #[inline(always)]
-fn norm_in_place(x: &mut [f32], squares: f32, weight: &[f32], eps: f32, q: &mut [i8]) -> (f32, i32) {
+fn norm_in_place<S: Lanes>(x: &mut [f32], squares: f32, weight: &[f32], eps: f32, q: &mut [i8]) -> (f32, i32) {
     assert_eq!(x.len(), weight.len(), "norm: lengths differ");
     let scale = 1.0 / (squares / x.len() as f32 + eps).sqrt();
-    let mut max = [SMALLEST; 16];
+    let (by, mut max) = (S::splat(scale), S::splat(SMALLEST));
     let ((chunks, tail), (weights, weight_tail)) = (x.as_chunks_mut::<16>(), weight.as_chunks::<16>());
     for (x, weight) in chunks.iter_mut().zip(weights) {
-        for i in 0..16 {
-            x[i] = weight[i] * (x[i] * scale);
-            max[i] = max[i].max(x[i].abs());
-        }
+        let normed = S::mul(S::load(weight), S::mul(S::load(x), by));
+        max = S::max(magnitudes::<S>(normed), max);
+        S::store(normed, x);
     }
+    let mut max = S::array(max);
     for ((x, weight), max) in tail.iter_mut().zip(weight_tail).zip(&mut max) {
         *x = weight * (*x * scale);
-        *max = max.max(x.abs());
+        *max = larger(x.abs(), *max);
     }
-    quantize_with(x, max, q)
+    quantize_with::<S>(x, max, q)
 }
 
-/// Quantizes `x`, whose largest magnitude is the largest of `max`.
+/// Quantizes `x`, whose largest magnitude is the largest of `max`. No product with the scale is beyond 127 but by its
+/// rounding; a value that is not a number becomes 0.
 #[inline(always)]
-fn quantize_with(x: &[f32], max: [f32; 16], q: &mut [i8]) -> (f32, i32) {
+fn quantize_with<S: Lanes>(x: &[f32], max: [f32; 16], q: &mut [i8]) -> (f32, i32) {
     assert_eq!(x.len(), q.len(), "quantize_row: lengths differ");
-    let scale = 127.0 / max.into_iter().fold(SMALLEST, f32::max);
-    // A value that is not a number becomes 0.
-    let round = |x: f32| {
-        let x = (x * scale).clamp(-128.0, 127.0);
-        if x.is_nan() { 0 } else { rounded(x + ROUND) }
-    };
-    let mut sums = [0i32; 16];
+    let scale = 127.0 / largest(max);
+    let (by, round, zero) = (S::splat(scale), S::splat(ROUND), S::splat(0.0));
+    let unround = S::splat_i32((ROUND.to_bits() as i32).wrapping_neg());
+    let mut sums = S::splat_i32(0);
     let ((chunks, tail), (q, q_tail)) = (x.as_chunks::<16>(), q.as_chunks_mut::<16>());
     for (x, q) in chunks.iter().zip(q) {
-        for i in 0..16 {
-            let value = round(x[i]);
-            q[i] = value as i8;
-            sums[i] += value;
-        }
+        let x = S::mul(S::load(x), by);
+        // Below 0 where x is not a number.
+        let number = S::max(magnitudes::<S>(x), S::splat(-1.0));
+        let x = S::zero_below(x, number, zero);
+        let values = S::add_i32(S::bits(S::add(x, round)), unround);
+        sums = S::add_i32(sums, values);
+        *q = S::low_bytes(values).map(|byte| byte as i8);
     }
-    for ((x, q), sum) in tail.iter().zip(q_tail).zip(&mut sums) {
-        let value = round(*x);
+    let mut all = [0; 16];
+    S::store_i32(sums, &mut all);
+    for ((x, q), sum) in tail.iter().zip(q_tail).zip(&mut all) {
+        let x = x * scale;
+        let value = if x.is_nan() { 0 } else { rounded(x + ROUND) };
         *q = value as i8;
         *sum += value;
     }
-    (scale, sums.iter().sum())
+    (scale, all.iter().sum())
 }
 
 #[cfg(test)]

@@ -127,6 +127,11 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn low_bytes(x: [i32; 16]) -> [u8; 16] {
+        x.map(|x| x as u8)
+    }
+
+    #[inline(always)]
     fn seven_bits<const LOWEST: u32>(x: [i32; 16]) -> [u8; 16] {
         x.map(|x| (x >> LOWEST) as u8 & 127)
     }

@@ -187,6 +187,21 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    fn low_bytes(x: [__m256i; 2]) -> [u8; 16] {
+        let mut out = [0u8; 16];
+        // SAFETY: the kernel was entered because the machine has the instructions; the array has 16 bytes.
+        unsafe {
+            let mask = _mm256_set1_epi32(255);
+            let words = _mm256_packs_epi32(_mm256_and_si256(x[0], mask), _mm256_and_si256(x[1], mask));
+            // The packing goes by halves of registers.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+        }
+        out
+    }
+
+    #[inline(always)]
     fn seven_bits<const LOWEST: u32>(x: [__m256i; 2]) -> [u8; 16] {
         let mut out = [0u8; 16];
         // SAFETY: the kernel was entered because the machine has the instructions; the array has 16 bytes.
@@ -357,6 +372,14 @@ impl<const VNNI: bool> Lanes for Avx512<VNNI> {
     fn bits(x: __m512) -> __m512i {
         // SAFETY: the kernel was entered because the machine has the instructions.
         unsafe { _mm512_castps_si512(x) }
+    }
+
+    #[inline(always)]
+    fn low_bytes(x: __m512i) -> [u8; 16] {
+        let mut out = [0u8; 16];
+        // SAFETY: the kernel was entered because the machine has the instructions; the array has 16 bytes.
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(x)) };
+        out
     }
 
     #[inline(always)]
