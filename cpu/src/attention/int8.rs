@@ -65,6 +65,12 @@ pub(super) fn block(
         }
         Page { block, index: place % count, of: order[place], next: next.as_ptr() }
     };
+    // The scales of all values are wanted first, by the weights.
+    for values in &order[count..2 * count] {
+        for line in (0..SCALE_BYTES).step_by(64) {
+            prefetch(values.scales.as_ptr().cast(), line);
+        }
+    }
     for index in 0..count {
         score_page(isa, rows, &page(index), memory);
     }
