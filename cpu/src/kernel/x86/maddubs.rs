@@ -20,9 +20,6 @@ const TILES_OF_SCALED: usize = 7;
 /// always in memory, and the chain of its additions is what takes the time).
 const NARROW: usize = 4;
 
-/// The same of [`spread`], where nothing else needs registers.
-const SPREAD: usize = 6;
-
 /// [`crate::kernel::Kernel`] for rows and panels.
 ///
 /// # Safety
@@ -59,7 +56,7 @@ unsafe fn groups<S: Simd, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums:
                 one::<S, A, 2>(tiles, q, out);
                 continue;
             }
-            if tokens > 2 * NARROW {
+            if tokens > NARROW {
                 spread::<S, L, A>(tiles, q, out);
                 continue;
             }
@@ -174,11 +171,11 @@ unsafe fn many<S: Simd, L: Unpack<S>, A: Source, const N: usize, const T: usize>
     }
 }
 
-/// Up to [`MAX_TOKENS`] tokens with a group on 256 bits, [`SPREAD`] at a time: the codes of some tiles are spread out in
-/// memory once for all of them, because taking a tile apart needs the units that add.
+/// Up to [`MAX_TOKENS`] tokens with a group on 256 bits, [`NARROW`] at a time: the first of them leave the codes of some
+/// tiles in memory for the others, because taking a tile apart needs the units that add.
 ///
 /// # Safety
-/// As [`many`], and `q` holds a multiple of [`SPREAD`] tokens.
+/// As [`many`], and `q` holds a multiple of [`NARROW`] tokens.
 #[inline(always)]
 unsafe fn spread<S: Simd, L: Unpack<S>, A: Source>(tiles: Tiles, q: A, out: Sums) {
     /// At least the fields of the tiles of one sum.
@@ -186,46 +183,79 @@ unsafe fn spread<S: Simd, L: Unpack<S>, A: Source>(tiles: Tiles, q: A, out: Sums
     let run = tiles_of_one_sum(L::FIELDS);
     // SAFETY: the caller's promise.
     unsafe {
-        let mut wide = [[[S::zero(); SPREAD]; 2]; MAX_TOKENS.div_ceil(SPREAD)];
-        let mut codes = [[S::zero(); 2]; FIELDS];
+        let mut wide = [[[S::zero(); NARROW]; 2]; MAX_TOKENS.div_ceil(NARROW)];
+        let mut spread = [[S::zero(); 2]; FIELDS];
         for first in (0..tiles.count).step_by(run) {
             let count = run.min(tiles.count - first);
-            for (t, codes) in codes.chunks_exact_mut(L::FIELDS).enumerate().take(count) {
+            let mut sums = [[S::zero(); NARROW]; 2];
+            for t in 0..count {
                 let tile = tiles.start.add((first + t) * TILE);
                 prefetch(tile, tiles.ahead);
-                for n in 0..2 {
-                    let half = L::unpack(S::load(tile.add(n * tiles.apart)));
-                    for (field, codes) in codes.iter_mut().enumerate() {
-                        codes[n] = L::codes(half, field);
-                    }
+                let halves = [L::unpack(S::load(tile)), L::unpack(S::load(tile.add(tiles.apart)))];
+                macro_rules! field {
+                    ($field:literal) => {
+                        if $field < L::FIELDS {
+                            let codes = [L::codes(halves[0], $field), L::codes(halves[1], $field)];
+                            spread[t * L::FIELDS + $field] = codes;
+                            add_products::<S, A>(&mut sums, codes, q, (first + t) * L::FIELDS + $field);
+                        }
+                    };
                 }
+                field!(0);
+                field!(1);
+                field!(2);
+                field!(3);
+                field!(4);
             }
-            let codes = &codes[..count * L::FIELDS];
-            for (wide, token) in wide.iter_mut().zip((0..out.tokens).step_by(SPREAD)) {
+            widen::<S>(&mut wide[0], sums);
+            for (wide, token) in wide.iter_mut().zip((0..out.tokens).step_by(NARROW)).skip(1) {
                 let q = q.skip(token);
-                let mut sums = [[S::zero(); SPREAD]; 2];
-                for (i, codes) in codes.iter().enumerate() {
+                let mut sums = [[S::zero(); NARROW]; 2];
+                for (i, codes) in spread[..count * L::FIELDS].iter().enumerate() {
                     // In registers: left alone, they are loaded for each token.
                     let codes = codes.map(|codes| S::pinned(codes));
-                    for t in 0..SPREAD {
-                        let four = S::four(q.at(first * L::FIELDS + i, t));
-                        for n in 0..2 {
-                            let product = S::products(codes[n], four);
-                            sums[n][t] = S::pinned(S::add16(sums[n][t], product));
-                        }
-                    }
+                    add_products::<S, A>(&mut sums, codes, q, first * L::FIELDS + i);
                 }
-                for n in 0..2 {
-                    for t in 0..SPREAD {
-                        wide[n][t] = S::add32(wide[n][t], S::widen(sums[n][t]));
-                    }
+                widen::<S>(wide, sums);
+            }
+        }
+        for (wide, first) in wide.iter().zip((0..out.tokens).step_by(NARROW)) {
+            for n in 0..2 {
+                for t in 0..NARROW.min(out.tokens - first) {
+                    S::store(out.at(n, first + t), wide[n][t]);
                 }
             }
         }
-        for (wide, first) in wide.iter().zip((0..out.tokens).step_by(SPREAD)) {
+    }
+
+    /// Adds the products of codes with four columns of the tokens.
+    ///
+    /// # Safety
+    /// As [`spread`].
+    #[inline(always)]
+    unsafe fn add_products<S: Simd, A: Source>(sums: &mut [[S::V; NARROW]; 2], codes: [S::V; 2], q: A, quad: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            for t in 0..NARROW {
+                let four = S::four(q.at(quad, t));
+                for n in 0..2 {
+                    sums[n][t] = S::pinned(S::add16(sums[n][t], S::products(codes[n], four)));
+                }
+            }
+        }
+    }
+
+    /// Adds sums of 16 bits to those of 32.
+    ///
+    /// # Safety
+    /// As [`spread`].
+    #[inline(always)]
+    unsafe fn widen<S: Simd>(wide: &mut [[S::V; NARROW]; 2], sums: [[S::V; NARROW]; 2]) {
+        // SAFETY: the caller's promise.
+        unsafe {
             for n in 0..2 {
-                for t in 0..SPREAD.min(out.tokens - first) {
-                    S::store(out.at(n, first + t), wide[n][t]);
+                for t in 0..NARROW {
+                    wide[n][t] = S::add32(wide[n][t], S::widen(sums[n][t]));
                 }
             }
         }
