@@ -71,8 +71,9 @@ pub fn linear(pool: &Pool, kernels: &Kernels, acts: &Activations, jobs: &mut [Li
             before += chunks;
         }
     });
-    for at in (0..ahead(0).len()).step_by(64) {
-        prefetch(ahead(0).as_ptr(), at);
+    let own = ahead(0);
+    for at in (0..own.len()).step_by(64) {
+        prefetch(own.as_ptr(), at);
     }
 }
 

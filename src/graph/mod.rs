@@ -124,19 +124,12 @@ impl Graph {
         self.checkpoint.vector(name, len)
     }
 
-    /// Reads a ternary matrix and packs it to `layout`, on all cores; near to `readers`, if there are any.
-    pub fn linear(
-        &self,
-        spec: &LinearSpec,
-        layout: Layout,
-        readers: Option<Readers<'_>>,
-    ) -> Result<Linear, FormatError> {
+    /// Reads a ternary matrix and packs it to `layout`, on all cores, near to `readers`.
+    pub fn linear(&self, spec: &LinearSpec, layout: Layout, readers: Readers<'_>) -> Result<Linear, FormatError> {
         let source = self.checkpoint.ternary(&spec.name, spec.rows, spec.cols)?;
-        let read = |row, out: &mut [i8]| source.read_row(spec.order.source_row(row), out);
-        let weight = match readers {
-            Some(readers) => TernaryMatrix::pack_near(readers, layout, spec.rows, spec.cols, read)?,
-            None => TernaryMatrix::pack(layout, spec.rows, spec.cols, read)?,
-        };
+        let weight = TernaryMatrix::pack_near(readers, layout, spec.rows, spec.cols, |row, out| {
+            source.read_row(spec.order.source_row(row), out)
+        })?;
         // What was packed is not needed twice.
         self.checkpoint.release(&spec.name);
         Ok(Linear { weight, scale: source.scale() })

@@ -102,7 +102,7 @@ impl CpuBlock {
         let linear = |before: &[&LinearSpec], spec: &LinearSpec, behind: &[&LinearSpec]| {
             let rows = |of: &[&LinearSpec]| of.iter().map(|spec| spec.rows).sum::<usize>();
             let all = rows(before) + spec.rows + rows(behind);
-            graph.linear(spec, layout, Some(Readers { pool, before: rows(before), all }))
+            graph.linear(spec, layout, Readers { pool, before: rows(before), all })
         };
         Ok(CpuBlock {
             index,
