@@ -16,6 +16,8 @@ pub enum Isa {
     Avx512Bw,
     /// x86-64 AVX-512 VNNI on top of [`Isa::Avx512Bw`].
     Avx512,
+    /// x86-64 AMX with int8 products on top of [`Isa::Avx512`].
+    Amx,
     /// AArch64 NEON.
     Neon,
     /// AArch64 NEON with the int8 dot product (`sdot`).
@@ -26,8 +28,17 @@ pub enum Isa {
 
 impl Isa {
     /// All instruction sets, the slowest of each architecture first.
-    pub const ALL: [Isa; 8] =
-        [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Bw, Isa::Avx512, Isa::Neon, Isa::NeonDot, Isa::NeonI8mm];
+    pub const ALL: [Isa; 9] = [
+        Isa::Scalar,
+        Isa::Avx2,
+        Isa::AvxVnni,
+        Isa::Avx512Bw,
+        Isa::Avx512,
+        Isa::Amx,
+        Isa::Neon,
+        Isa::NeonDot,
+        Isa::NeonI8mm,
+    ];
 
     /// The name used by `STERNA_ISA` and in reports.
     pub const fn name(self) -> &'static str {
@@ -37,6 +48,7 @@ impl Isa {
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Bw => "avx512bw",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
             Isa::Neon => "neon",
             Isa::NeonDot => "neondot",
             Isa::NeonI8mm => "neoni8mm",
@@ -63,6 +75,8 @@ impl Isa {
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => Isa::Avx512Bw.is_available() && is_x86_feature_detected!("avx512vnni"),
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Isa::Amx => Isa::Avx512.is_available() && crate::amx::is_granted(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]

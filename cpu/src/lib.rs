@@ -8,6 +8,8 @@
 //! what lies between the products.
 
 pub mod activation;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
 pub mod attention;
 pub mod buffer;
 pub mod dense;

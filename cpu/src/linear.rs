@@ -1,6 +1,6 @@
 //! Products of quantized activations with ternary matrices.
 
-use crate::kernel::{Block, Kernels, MAX_TOKENS};
+use crate::kernel::{Block, Kernels, MANY_TOKENS, MAX_TOKENS, Outputs};
 use crate::layout::{GROUP, Layout, TernaryMatrix};
 use crate::pool::{Pool, SharedSlice};
 use crate::prefetch::prefetch;
@@ -10,8 +10,9 @@ use crate::simd::{Lanes, per_isa};
 /// Most matrices of a call to [`linear`].
 pub const MAX_JOBS: usize = 4;
 
-/// Sums of 16 rows that a kernel makes at once: two groups of 16 with as many tokens as it takes.
-const SUMS: usize = 2 * MAX_TOKENS;
+/// Sums of 16 rows that a kernel makes at once: two groups of 16 with as many tokens as it takes, few or many.
+const FEW_SUMS: usize = 2 * MAX_TOKENS;
+const MANY_SUMS: usize = 2 * MANY_TOKENS;
 
 /// Tasks per thread when there are many tokens: enough to share the work evenly, few enough that each reads its
 /// activations from the second-level cache many times.
@@ -66,7 +67,11 @@ pub fn linear(pool: &Pool, kernels: &Kernels, acts: &Activations, jobs: &mut [Li
             let chunk = |of: usize| of.saturating_sub(before).min(chunks);
             let (first, end) = (chunk(run.start) * plan.chunk, (chunk(run.end) * plan.chunk).min(groups));
             if first < end {
-                job.multiply(kernels, acts, &plan, first, end - first, share);
+                if kernels.at_once(acts.tokens()) <= MAX_TOKENS {
+                    job.multiply::<FEW_SUMS>(kernels, acts, &plan, first, end - first, share);
+                } else {
+                    job.multiply::<MANY_SUMS>(kernels, acts, &plan, first, end - first, share);
+                }
             }
             before += chunks;
         }
@@ -86,7 +91,7 @@ fn first_read<'a>(
     matrices: &[&'a TernaryMatrix],
     slot: usize,
 ) -> &'a [u8] {
-    let Some(first) = matrices.first().filter(|_| tokens <= kernels.tokens()) else { return &[] };
+    let Some(first) = matrices.first().filter(|_| tokens <= kernels.few_tokens()) else { return &[] };
     let plan = Plan::new(pool, kernels, tokens, first.cols(), matrices.iter().map(|matrix| matrix.row_groups()));
     let mut chunk = pool.first_task(plan.tasks, slot);
     for matrix in matrices {
@@ -133,7 +138,7 @@ impl Plan {
         let all_groups: usize = groups.clone().sum();
         let together = together(kernels.layout());
         let chunks = |chunk: usize| groups.clone().map(|groups| groups.div_ceil(chunk)).sum::<usize>();
-        if tokens <= kernels.tokens() {
+        if tokens <= kernels.few_tokens() {
             // A stream of weights.
             let chunk = if tokens == 1 { 1 } else { together };
             let task_bytes = chunk * kernels.layout().bytes(kernels.layout().group_rows(), cols);
@@ -143,11 +148,13 @@ impl Plan {
         let chunk = (all_groups / (TASKS * pool.threads())).clamp(together, 32).next_multiple_of(together);
         let row_tasks = chunks(chunk);
         // With few rows for many threads, the tokens are shared too.
-        let panels = tokens.div_ceil(MAX_TOKENS);
-        let shares = if pool.threads() == 1 { 1 } else { (4 * pool.threads()).div_ceil(row_tasks).min(panels) };
-        let share = panels.div_ceil(shares) * MAX_TOKENS;
+        let steps = tokens.div_ceil(kernels.step());
+        let shares = if pool.threads() == 1 { 1 } else { (4 * pool.threads()).div_ceil(row_tasks).min(steps) };
+        let share = steps.div_ceil(shares) * kernels.step();
         let shares = tokens.div_ceil(share);
-        let block = (tuning.block_bytes / cols).next_multiple_of(MAX_TOKENS);
+        let block = (tuning.block_bytes / cols).next_multiple_of(kernels.step());
+        // Nothing is left over for one that is small.
+        let block = if block > kernels.at_once(tokens) { block / MANY_TOKENS * MANY_TOKENS } else { block };
         Plan { chunk, run: 1, shares, share, block, tasks: row_tasks * shares }
     }
 }
@@ -162,28 +169,42 @@ struct Job<'a> {
 
 impl Job<'_> {
     /// `count` groups of the matrix from `first`, with a share of the tokens.
-    fn multiply(&self, kernels: &Kernels, acts: &Activations, plan: &Plan, first: usize, count: usize, share: usize) {
+    fn multiply<const SUMS: usize>(
+        &self,
+        kernels: &Kernels,
+        acts: &Activations,
+        plan: &Plan,
+        first: usize,
+        count: usize,
+        share: usize,
+    ) {
         let mut sums = [[0i32; GROUP]; SUMS];
         let tokens = share * plan.share..acts.tokens().min((share + 1) * plan.share);
-        let at_once = kernels.tokens();
+        let at_once = kernels.at_once(acts.tokens());
         for block in tokens.clone().step_by(plan.block) {
             let block = block..tokens.end.min(block + plan.block);
             // As many groups as there is room for.
             let (parts, together) = (kernels.layout().parts(), together(kernels.layout()));
-            let step = SUMS / block.len().min(at_once) / parts / together * together;
+            let (_, padded) = acts.operand(kernels, block.start, block.len().min(at_once));
+            let step = SUMS / padded / parts / together * together;
             for group in (first..first + count).step_by(step) {
                 let groups = step.min(first + count - group);
                 let tiles = self.weight.groups(group, groups);
                 for token in block.clone().step_by(at_once) {
                     let tokens = at_once.min(block.end - token);
-                    let operand = acts.operand(kernels, token);
+                    let (operand, padded) = acts.operand(kernels, token, tokens);
                     // The next groups are asked for once; the others of the block find these in the caches.
                     let prefetch = if token == block.start { kernels.tuning().prefetch } else { 0 };
                     let group_bytes = self.weight.group_bytes();
-                    self.prefetch_outputs(group * parts, groups * parts, token..token + tokens);
-                    let sums = &mut sums[..groups * parts * tokens];
-                    kernels.multiply(Block { tiles, group_bytes, operand, tokens, prefetch }, sums);
-                    store(kernels.isa(), self, acts, sums, group * parts * GROUP, token..token + tokens);
+                    if at_once <= MAX_TOKENS {
+                        self.prefetch_outputs(group * parts, groups * parts, token..token + tokens);
+                    }
+                    let sums = &mut sums[..groups * parts * padded];
+                    let rows = self.weight.rows();
+                    let outputs =
+                        Outputs { start: self.out.address(token * rows + group * parts * GROUP), stride: rows };
+                    kernels.multiply(Block { tiles, group_bytes, operand, tokens: padded, prefetch, outputs }, sums);
+                    store(kernels.isa(), self, acts, sums, padded, group * parts * GROUP, token..token + tokens);
                 }
             }
         }
@@ -194,16 +215,22 @@ impl Job<'_> {
         let rows = self.weight.rows();
         for token in tokens {
             for part in first..first + count {
-                self.out.prefetch(token * rows + part * GROUP);
+                prefetch(self.out.address(token * rows + part * GROUP).cast(), 0);
             }
         }
     }
 }
 
 per_isa! {
-    /// Scales the sums of some tokens with the rows from `first`, and puts them where they belong.
-    fn store(job: &Job<'_>, acts: &Activations, sums: &[[i32; GROUP]], first: usize, tokens: std::ops::Range<usize>) =
-        store_body;
+    /// Scales the sums of some tokens, of `padded`, with the rows from `first`, and puts them where they belong.
+    fn store(
+        job: &Job<'_>,
+        acts: &Activations,
+        sums: &[[i32; GROUP]],
+        padded: usize,
+        first: usize,
+        tokens: std::ops::Range<usize>,
+    ) = store_body;
 }
 
 #[inline(always)]
@@ -211,13 +238,14 @@ fn store_body<S: Lanes>(
     job: &Job<'_>,
     acts: &Activations,
     sums: &[[i32; GROUP]],
+    padded: usize,
     first: usize,
     tokens: std::ops::Range<usize>,
 ) {
     let rows = job.weight.rows();
     for (i, token) in tokens.clone().enumerate() {
         let (sum, factor) = (acts.sum(token), job.scale / acts.scale(token));
-        let sums = sums.iter().skip(i).step_by(tokens.len());
+        let sums = sums.iter().skip(i).step_by(padded);
         for (row, sums) in (first..rows).step_by(GROUP).zip(sums) {
             // SAFETY: each row of a matrix, with each share of the tokens, belongs to one task.
             let out = unsafe { job.out.range(token * rows + row, GROUP.min(rows - row)) };

@@ -6,7 +6,7 @@ pub use row::quantize_row;
 
 use crate::activation::Gate;
 use crate::buffer::AlignedBuf;
-use crate::kernel::{Form, Kernels, MAX_TOKENS, Operand, Quads, ROUND};
+use crate::kernel::{Form, Kernels, MAX_TOKENS, Operand, Quads, ROUND, SQUARE_COLS, SQUARE_TOKENS, Square};
 use crate::layout::MAX_TILE_COLS;
 use crate::pool::{Pool, SharedSlice};
 
@@ -28,7 +28,7 @@ pub struct Activations {
     scale: Vec<f32>,
     sum: Vec<i32>,
     prepared: Prepared,
-    /// Panels or tables.
+    /// Panels, squares or tables.
     memory: AlignedBuf<u8>,
 }
 
@@ -39,6 +39,8 @@ enum Prepared {
     Nothing,
     /// One panel for every [`MAX_TOKENS`] tokens.
     Panels,
+    /// One band of squares for every [`SQUARE_TOKENS`] tokens.
+    Squares,
     /// One table of so many bytes per token, for the kernels of this name.
     Tables(&'static str, usize),
 }
@@ -55,12 +57,14 @@ impl Activations {
         self.sum.resize(tokens, 0);
         self.prepared = match kernels.form() {
             Form::Panels if tokens > MAX_TOKENS => Prepared::Panels,
-            Form::Rows | Form::Panels => Prepared::Nothing,
+            Form::Squares if tokens > MAX_TOKENS => Prepared::Squares,
+            Form::Rows | Form::Panels | Form::Squares => Prepared::Nothing,
             Form::Tables(builder) => Prepared::Tables(kernels.name(), (builder.bytes)(kernels.layout().pad(cols))),
         };
         self.memory.resize(match self.prepared {
             Prepared::Nothing => 0,
-            Prepared::Panels => tokens.div_ceil(MAX_TOKENS) * MAX_TOKENS * self.stride(),
+            Prepared::Panels => tokens.next_multiple_of(MAX_TOKENS) * self.stride(),
+            Prepared::Squares => tokens.next_multiple_of(SQUARE_TOKENS) * self.stride(),
             Prepared::Tables(_, bytes) => tokens * bytes,
         });
     }
@@ -119,8 +123,12 @@ impl Activations {
             SharedSlice::new(&mut self.sum),
             SharedSlice::new(&mut self.memory),
         );
-        // The tokens of a panel are one task.
-        let together = if prepared == Prepared::Panels { MAX_TOKENS } else { 1 };
+        // The tokens of a panel, or of a band of squares, are one task.
+        let together = match prepared {
+            Prepared::Panels => MAX_TOKENS,
+            Prepared::Squares => SQUARE_TOKENS,
+            Prepared::Nothing | Prepared::Tables(..) => 1,
+        };
         pool.run(tokens.div_ceil(together), &|task| {
             let first = task * together;
             let count = together.min(tokens - first);
@@ -140,6 +148,11 @@ impl Activations {
                     let panel = unsafe { memory.range(task * MAX_TOKENS * stride, MAX_TOKENS * stride) };
                     interleave(q, stride, bytemuck::cast_slice_mut(panel));
                 }
+                Prepared::Squares => {
+                    // SAFETY: each band belongs to one task.
+                    let band = unsafe { memory.range(task * SQUARE_TOKENS * stride, SQUARE_TOKENS * stride) };
+                    cut(q, stride, bytemuck::cast_slice_mut(band));
+                }
                 Prepared::Tables(_, bytes) => {
                     // SAFETY: each token belongs to one task.
                     let table = unsafe { memory.range(first * bytes, bytes) };
@@ -149,20 +162,26 @@ impl Activations {
         });
     }
 
-    /// The activations of the tokens from `token` on, the first of a panel, as `kernels` read them.
+    /// The activations of `tokens` tokens from `token` on, the first of a panel or band, as `kernels` read them, and how
+    /// many tokens these are with what may be behind the last.
     ///
     /// # Panics
     /// If they were quantized for kernels that read another form.
-    pub(crate) fn operand(&self, kernels: &Kernels, token: usize) -> Operand<'_> {
+    pub(crate) fn operand(&self, kernels: &Kernels, token: usize, tokens: usize) -> (Operand<'_>, usize) {
         let rows = Operand::Rows { q: &self.q[token * self.stride()..], stride: self.stride() };
         match (kernels.form(), self.prepared) {
             (Form::Panels, Prepared::Panels) => {
-                let bytes = MAX_TOKENS * self.stride();
-                Operand::Panel(bytemuck::cast_slice(&self.memory[token / MAX_TOKENS * bytes..][..bytes]))
+                let quads = bytemuck::cast_slice(&self.memory[token * self.stride()..]);
+                (Operand::Panels { quads, stride: self.stride() / 4 }, tokens.next_multiple_of(ROUND))
             }
-            (Form::Rows | Form::Panels, Prepared::Panels | Prepared::Nothing) => rows,
+            (Form::Squares, Prepared::Squares) => {
+                let squares = bytemuck::cast_slice(&self.memory[token * self.stride()..]);
+                let stride = self.stride() / SQUARE_COLS;
+                (Operand::Squares { squares, stride }, tokens.next_multiple_of(SQUARE_TOKENS))
+            }
+            (Form::Rows, _) | (Form::Panels | Form::Squares, Prepared::Nothing) => (rows, tokens),
             (Form::Tables(_), Prepared::Tables(name, stride)) if name == kernels.name() => {
-                Operand::Tables { tables: &self.memory[token * stride..], stride }
+                (Operand::Tables { tables: &self.memory[token * stride..], stride }, tokens)
             }
             _ => panic!("the activations were quantized for other kernels than {}", kernels.name()),
         }
@@ -204,6 +223,15 @@ fn interleave(q: &[i8], stride: usize, panel: &mut [Quads]) {
     for (token, q) in q.chunks_exact(stride).enumerate() {
         for (quads, four) in panel.iter_mut().zip(q.as_chunks().0) {
             quads[token] = *four;
+        }
+    }
+}
+
+/// Cuts rows of int8, `stride` apart, into squares.
+fn cut(q: &[i8], stride: usize, squares: &mut [Square]) {
+    for (token, q) in q.chunks_exact(stride).enumerate() {
+        for (square, row) in squares.iter_mut().zip(q.as_chunks().0) {
+            square[token] = *row;
         }
     }
 }
@@ -255,7 +283,7 @@ mod tests {
         let mut acts = Activations::default();
         for cols in [100, 70, 130, 10, 100] {
             acts.quantize(&pool, &kernels, &vec![1.0; 3 * cols], cols, None);
-            let Operand::Rows { q, stride } = acts.operand(&kernels, 0) else {
+            let (Operand::Rows { q, stride }, 3) = acts.operand(&kernels, 0, 3) else {
                 panic!("the portable kernels for T16 read rows")
             };
             for row in q.chunks_exact(stride).take(3) {

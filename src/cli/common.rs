@@ -27,7 +27,7 @@ pub(super) struct ModelArgs {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     ctx: Option<u32>,
 
-    /// Instruction set: scalar, avx2, avxvnni, avx512bw, avx512, neon, neondot or neoni8mm [default: the best of this
+    /// Instruction set: scalar, avx2, avxvnni, avx512bw, avx512, amx, neon, neondot or neoni8mm [default: the best of this
     /// machine]
     #[arg(long, env = "STERNA_ISA", hide_env_values = true)]
     isa: Option<Isa>,

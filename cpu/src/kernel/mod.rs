@@ -17,13 +17,19 @@ mod verify;
 mod x86;
 
 pub use verify::Mismatch;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::amx_products;
 
 use crate::Isa;
 use crate::layout::{GROUP, Layout};
 use table::Entry;
 
-/// Most tokens that a kernel is given at once, and tokens of a panel.
+/// Most tokens that a kernel is given at once as rows, and tokens of a panel.
 pub(crate) const MAX_TOKENS: usize = 12;
+
+/// Most tokens that a kernel is given at once as panels or squares: beside so many products, it costs little to take the
+/// tiles apart once.
+pub(crate) const MANY_TOKENS: usize = 192;
 
 /// Kernels may read as many tokens as are a multiple of this.
 pub(crate) const ROUND: usize = 4;
@@ -31,14 +37,27 @@ pub(crate) const ROUND: usize = 4;
 /// Columns `4i … 4i + 3` of the tokens of a panel: what one step of a kernel for many tokens reads.
 pub(crate) type Quads = [[i8; 4]; MAX_TOKENS];
 
+/// Tokens of a [`Square`].
+pub(crate) const SQUARE_TOKENS: usize = 16;
+
+/// Columns of a [`Square`].
+pub(crate) const SQUARE_COLS: usize = 64;
+
+/// Some columns of some tokens, what a tile register holds.
+pub(crate) type Square = [[i8; SQUARE_COLS]; SQUARE_TOKENS];
+
 /// The activations in the form that a kernel reads.
 #[derive(Clone, Copy)]
 pub(crate) enum Operand<'a> {
     /// One row per token, `stride` apart, padded with zeros to whole tiles; behind the last, rows of anything up to a
     /// multiple of [`ROUND`].
     Rows { q: &'a [i8], stride: usize },
-    /// Four columns of all tokens after each other, padded with zeros to whole tiles.
-    Panel(&'a [Quads]),
+    /// Panels of [`MAX_TOKENS`] tokens, `stride` apart: four columns of all its tokens after each other, padded with zeros
+    /// to whole tiles.
+    Panels { quads: &'a [Quads], stride: usize },
+    /// Bands of [`SQUARE_TOKENS`] tokens, `stride` apart: their squares along the columns, padded with zeros.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no kernel of the architecture reads squares"))]
+    Squares { squares: &'a [Square], stride: usize },
     /// One table per token, `stride` bytes apart.
     Tables { tables: &'a [u8], stride: usize },
 }
@@ -52,10 +71,22 @@ pub(crate) struct Block<'a> {
     pub(crate) group_bytes: usize,
     /// The activations.
     pub(crate) operand: Operand<'a>,
-    /// Number of tokens, 1 to [`MAX_TOKENS`].
+    /// Number of tokens: 1 to [`MAX_TOKENS`]; of panels and squares up to [`MANY_TOKENS`], a multiple of [`ROUND`] or
+    /// [`SQUARE_TOKENS`].
     pub(crate) tokens: usize,
     /// How far ahead of the tile in use to prefetch, in bytes.
     pub(crate) prefetch: usize,
+    /// Where the caller will put what comes of the sums.
+    pub(crate) outputs: Outputs,
+}
+
+/// Memory that the caller of a kernel for many tokens will write next. It is only asked for, so it need not exist.
+#[derive(Clone, Copy)]
+pub(crate) struct Outputs {
+    /// The number of the block's first row and token.
+    pub(crate) start: *const f32,
+    /// Numbers from one token to the next.
+    pub(crate) stride: usize,
 }
 
 impl Block<'_> {
@@ -67,19 +98,33 @@ impl Block<'_> {
     /// Checks what the kernels rely on: whole groups, activations in bounds and in the right form, room for the sums.
     fn check(&self, entry: &Entry, sums: &[[i32; GROUP]]) {
         let layout = entry.layout;
-        assert!((1..=entry.tokens).contains(&self.tokens) && self.group_bytes > 0, "kernel: tokens or columns");
+        assert!(self.tokens > 0 && self.group_bytes > 0, "kernel: tokens or columns");
         assert!(self.group_bytes.is_multiple_of(layout.tile_bytes()), "kernel: whole tiles");
         assert!(self.tiles.len().is_multiple_of(self.group_bytes), "kernel: whole groups");
         assert_eq!(sums.len(), self.groups() * layout.parts() * self.tokens, "kernel: sums");
         let cols = self.group_bytes / layout.tile_bytes() * layout.tile_cols();
         let fits = match (self.operand, entry.form) {
-            (Operand::Rows { q, stride }, Form::Rows | Form::Panels) => {
-                stride >= cols && q.len() >= (self.tokens.next_multiple_of(ROUND) - 1) * stride + cols
+            (Operand::Rows { q, stride }, Form::Rows | Form::Panels | Form::Squares) => {
+                self.tokens <= entry.tokens
+                    && stride >= cols
+                    && q.len() >= (self.tokens.next_multiple_of(ROUND) - 1) * stride + cols
             }
-            (Operand::Panel(quads), Form::Panels) => quads.len() >= cols / 4,
+            (Operand::Panels { quads, stride }, Form::Panels) => {
+                self.tokens <= MANY_TOKENS
+                    && self.tokens.is_multiple_of(ROUND)
+                    && stride >= cols / 4
+                    && quads.len() >= (self.tokens.div_ceil(MAX_TOKENS) - 1) * stride + cols / 4
+            }
+            (Operand::Squares { squares, stride }, Form::Squares) => {
+                let count = cols.div_ceil(SQUARE_COLS);
+                self.tokens <= MANY_TOKENS
+                    && self.tokens.is_multiple_of(SQUARE_TOKENS)
+                    && stride >= count
+                    && squares.len() >= (self.tokens / SQUARE_TOKENS - 1) * stride + count
+            }
             (Operand::Tables { tables, stride }, Form::Tables(builder)) => {
                 let bytes = (builder.bytes)(cols);
-                stride >= bytes && tables.len() >= (self.tokens - 1) * stride + bytes
+                self.tokens <= entry.tokens && stride >= bytes && tables.len() >= (self.tokens - 1) * stride + bytes
             }
             _ => false,
         };
@@ -101,6 +146,9 @@ pub(crate) enum Form {
     /// Rows up to [`MAX_TOKENS`] tokens, panels beyond.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no kernel of the architecture reads panels"))]
     Panels,
+    /// Rows up to [`MAX_TOKENS`] tokens, squares beyond.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no kernel of the architecture reads squares"))]
+    Squares,
     /// Tables, built once per token.
     Tables(TableBuilder),
 }
@@ -211,9 +259,25 @@ impl Kernels {
         self.entry.form
     }
 
-    /// Most tokens at once.
-    pub(crate) fn tokens(&self) -> usize {
+    /// Most tokens of a small batch, whose products wait for the weights.
+    pub(crate) fn few_tokens(&self) -> usize {
         self.entry.tokens
+    }
+
+    /// How many of `tokens` are multiplied at once; in a large batch all parts but the last have so many.
+    pub(crate) fn at_once(&self, tokens: usize) -> usize {
+        match self.entry.form {
+            Form::Panels | Form::Squares if tokens > self.entry.tokens => MANY_TOKENS,
+            _ => self.entry.tokens,
+        }
+    }
+
+    /// Tokens at whose multiples a large batch can be cut without loss.
+    pub(crate) fn step(&self) -> usize {
+        match self.entry.form {
+            Form::Squares => 2 * SQUARE_TOKENS,
+            _ => MAX_TOKENS,
+        }
     }
 
     /// The sums of all rows and tokens of `block`: `sums[part · tokens + token]`, see [`Kernel`].

@@ -1,7 +1,7 @@
 //! Where a kernel finds four columns of a token.
 
 #[cfg(target_arch = "x86_64")]
-use super::{MAX_TOKENS, Quads};
+use super::MAX_TOKENS;
 
 /// The activations of a block, as a pointer.
 pub(super) trait Source: Copy {
@@ -46,7 +46,7 @@ impl Source for Rows {
     }
 }
 
-/// Four columns of all tokens after each other.
+/// Four columns of all tokens of a panel after each other.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(super) struct Panel {
@@ -56,8 +56,8 @@ pub(super) struct Panel {
 #[cfg(target_arch = "x86_64")]
 impl Panel {
     #[inline(always)]
-    pub(super) fn new(quads: &[Quads]) -> Panel {
-        Panel { q: quads.as_ptr().cast() }
+    pub(super) fn new(q: *const i8) -> Panel {
+        Panel { q }
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) struct Entry {
     pub(super) layout: Layout,
     pub(super) name: &'static str,
     pub(super) form: Form,
-    /// Most tokens at once.
+    /// Most tokens at once as rows or tables.
     pub(super) tokens: usize,
     pub(super) multiply: Kernel,
 }
@@ -60,6 +60,13 @@ pub(super) static TABLE: &[Entry] = &[
     Entry {
         extra: || is_x86_feature_detected!("avx512vbmi"),
         ..entry(Isa::Avx512, Layout::T16x5, "T16x5 VNNI 512 VBMI", Form::Panels, x86::t16x5_vbmi)
+    },
+    #[cfg(target_arch = "x86_64")]
+    entry(Isa::Amx, Layout::T16, "T16 VNNI 512, AMX", Form::Squares, x86::t16_amx),
+    #[cfg(target_arch = "x86_64")]
+    Entry {
+        extra: || is_x86_feature_detected!("avx512vbmi"),
+        ..entry(Isa::Amx, Layout::T16x5, "T16x5 VNNI 512 VBMI, AMX", Form::Squares, x86::t16x5_amx)
     },
     #[cfg(target_arch = "aarch64")]
     entry(Isa::Neon, Layout::T16, "T16 smlal", Form::Rows, neon::t16_neon),
@@ -106,7 +113,7 @@ pub(super) fn find(isa: Isa, layout: Layout) -> &'static Entry {
 /// The layout to pack for `isa`, one that is multiplied: fewer bytes where unpacking them costs nothing.
 pub(super) fn best_layout(isa: Isa) -> Layout {
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512 && is_x86_feature_detected!("avx512vbmi") {
+    if matches!(isa, Isa::Avx512 | Isa::Amx) && is_x86_feature_detected!("avx512vbmi") {
         return Layout::T16x5;
     }
     let _ = isa;

@@ -1,6 +1,6 @@
 //! The check at start-up: a kernel against the definition.
 
-use super::{Block, Form, Kernels, Operand, Quads, ROUND};
+use super::{Block, Form, Kernels, MAX_TOKENS, Operand, Outputs, Quads, ROUND, SQUARE_COLS, SQUARE_TOKENS, Square};
 use crate::layout::{GROUP, Layout};
 
 /// A kernel gives other sums than the definition: a fault of the machine, or of the build.
@@ -22,7 +22,11 @@ impl Kernels {
         // Any mixture will do, as long as it is the same everywhere.
         let random = |i: usize| (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
         let weights: Vec<i8> = (0..2 * self.layout().group_rows() * cols).map(|i| (random(i) % 3) as i8 - 1).collect();
-        for tokens in 1..=self.tokens() {
+        let many = match self.form() {
+            Form::Panels | Form::Squares => Some(MAX_TOKENS + SQUARE_TOKENS + 1),
+            Form::Rows | Form::Tables(_) => None,
+        };
+        for tokens in (1..=self.few_tokens()).chain(many) {
             let q: Vec<i8> = (0..tokens * cols)
                 .map(|i| match random(i + tokens) % 8 {
                     0 => -128,
@@ -54,7 +58,8 @@ pub(super) struct Case {
 /// The activations in a form other than rows.
 pub(super) enum Prepared {
     Rows,
-    Panel(Vec<Quads>),
+    Panels(Vec<Quads>),
+    Squares(Vec<Square>),
     Tables { tables: Vec<u8>, stride: usize },
 }
 
@@ -91,13 +96,18 @@ impl Case {
         match kernels.form() {
             Form::Rows => vec![Prepared::Rows],
             Form::Panels => {
-                let quad = |k: usize, token: usize| match token < self.tokens {
-                    true => std::array::from_fn(|b| self.q[token * self.stride + 4 * k + b]),
-                    // What is behind the tokens must not matter.
-                    false => [77; 4],
+                let quad = |k: usize, token: usize| std::array::from_fn(|b| self.value(token, 4 * k + b));
+                let panel = |first: usize| {
+                    (0..self.stride / 4).map(move |k| std::array::from_fn(|token| quad(k, first + token)))
                 };
-                let panel = (0..self.stride / 4).map(|k| std::array::from_fn(|token| quad(k, token))).collect();
-                vec![Prepared::Rows, Prepared::Panel(panel)]
+                self.and_rows(Prepared::Panels((0..self.tokens).step_by(MAX_TOKENS).flat_map(panel).collect()))
+            }
+            Form::Squares => {
+                let count = self.stride.div_ceil(SQUARE_COLS);
+                let row = |token: usize, col: usize| std::array::from_fn(|b| self.value(token, col * SQUARE_COLS + b));
+                let band =
+                    |first: usize| (0..count).map(move |col| std::array::from_fn(|token| row(first + token, col)));
+                self.and_rows(Prepared::Squares((0..self.tokens).step_by(SQUARE_TOKENS).flat_map(band).collect()))
             }
             Form::Tables(builder) => {
                 let stride = (builder.bytes)(self.stride);
@@ -110,13 +120,33 @@ impl Case {
         }
     }
 
+    /// An operand, and the rows where there are few enough for them.
+    fn and_rows(&self, many: Prepared) -> Vec<Prepared> {
+        if self.tokens <= MAX_TOKENS { vec![Prepared::Rows, many] } else { vec![many] }
+    }
+
+    /// Column `col` of a token, zero in the padding. What is behind the tokens must not matter.
+    fn value(&self, token: usize, col: usize) -> i8 {
+        match (token < self.tokens, col < self.stride) {
+            (false, _) => 77,
+            (true, false) => 0,
+            (true, true) => self.q[token * self.stride + col],
+        }
+    }
+
     /// What `kernels` make of it.
     pub(super) fn sums(&self, kernels: &Kernels, operand: Operand<'_>) -> Vec<[i32; GROUP]> {
-        let Case { group_bytes, ref tiles, tokens, .. } = *self;
-        let mut sums = vec![[i32::MIN; GROUP]; self.want.len()];
+        let Case { group_bytes, ref tiles, .. } = *self;
+        let tokens = match operand {
+            Operand::Rows { .. } | Operand::Tables { .. } => self.tokens,
+            Operand::Panels { .. } => self.tokens.next_multiple_of(ROUND),
+            Operand::Squares { .. } => self.tokens.next_multiple_of(SQUARE_TOKENS),
+        };
+        let mut sums = vec![[i32::MIN; GROUP]; self.want.len() / self.tokens * tokens];
         let prefetch = kernels.tuning().prefetch;
-        kernels.multiply(Block { tiles, group_bytes, operand, tokens, prefetch }, &mut sums);
-        sums
+        let outputs = Outputs { start: std::ptr::null(), stride: 0 };
+        kernels.multiply(Block { tiles, group_bytes, operand, tokens, prefetch, outputs }, &mut sums);
+        sums.chunks_exact(tokens).flat_map(|sums| &sums[..self.tokens]).copied().collect()
     }
 }
 
@@ -124,7 +154,8 @@ impl Prepared {
     pub(super) fn get<'a>(&'a self, case: &'a Case) -> Operand<'a> {
         match self {
             Prepared::Rows => Operand::Rows { q: &case.q, stride: case.stride },
-            Prepared::Panel(quads) => Operand::Panel(quads),
+            Prepared::Panels(quads) => Operand::Panels { quads, stride: case.stride / 4 },
+            Prepared::Squares(squares) => Operand::Squares { squares, stride: case.stride.div_ceil(SQUARE_COLS) },
             Prepared::Tables { tables, stride } => Operand::Tables { tables, stride: *stride },
         }
     }

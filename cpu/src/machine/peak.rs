@@ -36,6 +36,8 @@ pub(super) fn probe(isa: Isa) -> Option<Probe> {
         Isa::Avx512Bw => (x86::maddubs_512, 64),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => (x86::vnni_512, 64),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => (x86::amx, 1024),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => (aarch64::smlal, 8),
         #[cfg(target_arch = "aarch64")]
@@ -67,6 +69,7 @@ mod x86 {
     use std::hint::black_box;
 
     use super::CHAINS;
+    use crate::kernel::amx_products;
 
     /// # Safety
     /// The machine has AVX2.
@@ -114,6 +117,15 @@ mod x86 {
     pub(super) fn vnni_512(rounds: usize) {
         let (codes, q) = (black_box(_mm512_set1_epi8(2)), black_box(_mm512_set1_epi8(3)));
         chains!(rounds, _mm512_setzero_si512(), |sum| _mm512_dpbusd_epi32(*sum, codes, q));
+    }
+
+    /// A product of tile registers counts as 16 steps, one for each of its rows.
+    ///
+    /// # Safety
+    /// The machine has AMX with int8 products.
+    pub(super) unsafe fn amx(rounds: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { amx_products(rounds * CHAINS / 16) }
     }
 }
 

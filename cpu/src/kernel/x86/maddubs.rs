@@ -1,5 +1,6 @@
 //! Kernels over `vpmaddubsw`, whose 16-bit sums are widened before they can overflow.
 
+use super::panels::{self, Products, codes_of, for_shares, sums_so_far};
 use super::simd::Simd;
 use super::unpack::Unpack;
 use super::{Sums, TILE, Tiles, for_tokens, share};
@@ -29,9 +30,9 @@ pub(super) unsafe fn multiply<S: Simd, L: Unpack<S>>(block: Block<'_>, sums: &mu
     // SAFETY: the caller's promise.
     unsafe {
         match block.operand {
-            Operand::Rows { q, stride } => groups::<S, L, _>(block, Rows::new(q, stride), sums),
-            Operand::Panel(quads) => groups::<S, L, _>(block, Panel::new(quads), sums),
-            Operand::Tables { .. } => unreachable!("the block was checked"),
+            Operand::Rows { q, stride } => groups::<S, L>(block, Rows::new(q, stride), sums),
+            Operand::Panels { quads, stride } => panels::multiply::<S, L, Maddubs>(block, quads, stride, sums),
+            Operand::Squares { .. } | Operand::Tables { .. } => unreachable!("the block was checked"),
         }
     }
 }
@@ -39,7 +40,7 @@ pub(super) unsafe fn multiply<S: Simd, L: Unpack<S>>(block: Block<'_>, sums: &mu
 /// # Safety
 /// As [`multiply`].
 #[inline(always)]
-unsafe fn groups<S: Simd, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums: &mut [[i32; GROUP]]) {
+unsafe fn groups<S: Simd, L: Unpack<S>>(block: Block<'_>, q: Rows, sums: &mut [[i32; GROUP]]) {
     let tokens = block.tokens;
     for group in 0..block.groups() {
         // SAFETY: the block was checked: the groups are in `tiles`, their sums in `sums`.
@@ -47,22 +48,22 @@ unsafe fn groups<S: Simd, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums:
             let (tiles, out) = (Tiles::new(&block, group, 1, S::BYTES), Sums::new(&block, group, S::BYTES / 4, sums));
             if S::BYTES == TILE {
                 match tokens == 1 && L::FIELDS == 4 {
-                    true => one::<S, A, 1>(tiles, q, out),
-                    false => for_tokens!(tokens, [1, 2, 4, 8, 12], |T| many::<S, L, A, 1, T>(tiles, q, out)),
+                    true => one::<S, 1>(tiles, q, out),
+                    false => for_tokens!(tokens, [1, 2, 4, 8, 12], |T| many::<S, L, 1, T>(tiles, q, out)),
                 }
                 continue;
             }
             if tokens == 1 && L::FIELDS == 4 {
-                one::<S, A, 2>(tiles, q, out);
+                one::<S, 2>(tiles, q, out);
                 continue;
             }
             if tokens > NARROW {
-                spread::<S, L, A>(tiles, q, out);
+                spread::<S, L>(tiles, q, out);
                 continue;
             }
             for first in (0..tokens).step_by(share(tokens, NARROW)) {
                 let (q, out) = (q.skip(first), out.skip(first, share(tokens, NARROW)));
-                for_tokens!(out.tokens, [1, 2, 4], |T| many::<S, L, A, 2, T>(tiles, q, out));
+                for_tokens!(out.tokens, [1, 2, 4], |T| many::<S, L, 2, T>(tiles, q, out));
             }
         }
     }
@@ -74,7 +75,7 @@ unsafe fn groups<S: Simd, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums:
 /// # Safety
 /// The machine has what `S` needs; `tiles`, `q` and `out` hold what they are asked for.
 #[inline(always)]
-unsafe fn one<S: Simd, A: Source, const N: usize>(tiles: Tiles, q: A, out: Sums) {
+unsafe fn one<S: Simd, const N: usize>(tiles: Tiles, q: Rows, out: Sums) {
     // SAFETY: the caller's promise.
     unsafe {
         // Of the fields as they are, and of those times four.
@@ -118,7 +119,7 @@ unsafe fn one<S: Simd, A: Source, const N: usize>(tiles: Tiles, q: A, out: Sums)
 /// # Safety
 /// The machine has what `S` and `L` need; `tiles`, `q` and `out` hold what they are asked for.
 #[inline(always)]
-unsafe fn many<S: Simd, L: Unpack<S>, A: Source, const N: usize, const T: usize>(tiles: Tiles, q: A, out: Sums) {
+unsafe fn many<S: Simd, L: Unpack<S>, const N: usize, const T: usize>(tiles: Tiles, q: Rows, out: Sums) {
     let run = tiles_of_one_sum(L::FIELDS);
     // SAFETY: the caller's promise.
     unsafe {
@@ -177,7 +178,7 @@ unsafe fn many<S: Simd, L: Unpack<S>, A: Source, const N: usize, const T: usize>
 /// # Safety
 /// As [`many`], and `q` holds a multiple of [`NARROW`] tokens.
 #[inline(always)]
-unsafe fn spread<S: Simd, L: Unpack<S>, A: Source>(tiles: Tiles, q: A, out: Sums) {
+unsafe fn spread<S: Simd, L: Unpack<S>>(tiles: Tiles, q: Rows, out: Sums) {
     /// At least the fields of the tiles of one sum.
     const FIELDS: usize = 64;
     let run = tiles_of_one_sum(L::FIELDS);
@@ -197,7 +198,7 @@ unsafe fn spread<S: Simd, L: Unpack<S>, A: Source>(tiles: Tiles, q: A, out: Sums
                         if $field < L::FIELDS {
                             let codes = [L::codes(halves[0], $field), L::codes(halves[1], $field)];
                             spread[t * L::FIELDS + $field] = codes;
-                            add_products::<S, A>(&mut sums, codes, q, (first + t) * L::FIELDS + $field);
+                            add_products::<S, _, 2, NARROW>(&mut sums, codes, q, (first + t) * L::FIELDS + $field);
                         }
                     };
                 }
@@ -207,16 +208,16 @@ unsafe fn spread<S: Simd, L: Unpack<S>, A: Source>(tiles: Tiles, q: A, out: Sums
                 field!(3);
                 field!(4);
             }
-            widen::<S>(&mut wide[0], sums);
+            widen::<S, 2, NARROW>(&mut wide[0], sums);
             for (wide, token) in wide.iter_mut().zip((0..out.tokens).step_by(NARROW)).skip(1) {
                 let q = q.skip(token);
                 let mut sums = [[S::zero(); NARROW]; 2];
                 for (i, codes) in spread[..count * L::FIELDS].iter().enumerate() {
                     // In registers: left alone, they are loaded for each token.
                     let codes = codes.map(|codes| S::pinned(codes));
-                    add_products::<S, A>(&mut sums, codes, q, first * L::FIELDS + i);
+                    add_products::<S, _, 2, NARROW>(&mut sums, codes, q, first * L::FIELDS + i);
                 }
-                widen::<S>(wide, sums);
+                widen::<S, 2, NARROW>(wide, sums);
             }
         }
         for (wide, first) in wide.iter().zip((0..out.tokens).step_by(NARROW)) {
@@ -227,36 +228,90 @@ unsafe fn spread<S: Simd, L: Unpack<S>, A: Source>(tiles: Tiles, q: A, out: Sums
             }
         }
     }
+}
 
-    /// Adds the products of codes with four columns of the tokens.
-    ///
-    /// # Safety
-    /// As [`spread`].
-    #[inline(always)]
-    unsafe fn add_products<S: Simd, A: Source>(sums: &mut [[S::V; NARROW]; 2], codes: [S::V; 2], q: A, quad: usize) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            for t in 0..NARROW {
-                let four = S::four(q.at(quad, t));
-                for n in 0..2 {
-                    sums[n][t] = S::pinned(S::add16(sums[n][t], S::products(codes[n], four)));
-                }
+/// Adds the products of codes with four columns of the tokens.
+///
+/// # Safety
+/// The machine has what `S` needs, and `q` holds such tokens.
+#[inline(always)]
+unsafe fn add_products<S: Simd, A: Source, const N: usize, const T: usize>(
+    sums: &mut [[S::V; T]; N],
+    codes: [S::V; N],
+    q: A,
+    quad: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for t in 0..T {
+            let four = S::four(q.at(quad, t));
+            for n in 0..N {
+                sums[n][t] = S::pinned(S::add16(sums[n][t], S::products(codes[n], four)));
             }
         }
     }
+}
 
-    /// Adds sums of 16 bits to those of 32.
-    ///
-    /// # Safety
-    /// As [`spread`].
+/// Adds sums of 16 bits to those of 32.
+///
+/// # Safety
+/// The machine has what `S` needs.
+#[inline(always)]
+unsafe fn widen<S: Simd, const N: usize, const T: usize>(wide: &mut [[S::V; T]; N], sums: [[S::V; T]; N]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for n in 0..N {
+            for t in 0..T {
+                wide[n][t] = S::add32(wide[n][t], S::widen(sums[n][t]));
+            }
+        }
+    }
+}
+
+/// Products with a panel: a sum of 16 bits for each vector and token, widened in time.
+#[derive(Clone, Copy)]
+pub(super) struct Maddubs;
+
+impl<S: Simd> Products<S> for Maddubs {
     #[inline(always)]
-    unsafe fn widen<S: Simd>(wide: &mut [[S::V; NARROW]; 2], sums: [[S::V; NARROW]; 2]) {
+    unsafe fn add<const N: usize>(codes: *const u8, quads: usize, q: Panel, out: Sums, first: bool) {
         // SAFETY: the caller's promise.
         unsafe {
-            for n in 0..2 {
-                for t in 0..NARROW {
-                    wide[n][t] = S::add32(wide[n][t], S::widen(sums[n][t]));
-                }
+            if S::BYTES == TILE {
+                for_tokens!(out.tokens, [4, 8, 12], |T| add::<S, N, T>(codes, quads, q, out, first));
+            } else {
+                for_shares!(q, out, NARROW, [4], |q, out, T| add::<S, N, T>(codes, quads, q, out, first));
+            }
+        }
+    }
+}
+
+/// [`Products::add`] for `T` tokens.
+///
+/// # Safety
+/// As [`Products::add`].
+#[inline(always)]
+unsafe fn add<S: Simd, const N: usize, const T: usize>(
+    codes: *const u8,
+    quads: usize,
+    q: Panel,
+    out: Sums,
+    first: bool,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut wide = sums_so_far::<S, N, T>(out, first);
+        let run = tiles_of_one_sum(1);
+        for start in (0..quads).step_by(run) {
+            let mut sums = [[S::zero(); T]; N];
+            for quad in start..quads.min(start + run) {
+                add_products::<S, Panel, N, T>(&mut sums, codes_of::<S, N>(codes, quad), q, quad);
+            }
+            widen::<S, N, T>(&mut wide, sums);
+        }
+        for n in 0..N {
+            for t in 0..T {
+                S::store(out.at(n, t), wide[n][t]);
             }
         }
     }

@@ -1,17 +1,24 @@
 //! x86-64: kernels over vectors of 256 and 512 bits.
 //!
-//! [`vnni`] multiplies with `vpdpbusd`, [`maddubs`] with `vpmaddubsw`. Their bodies are generic over the vector
-//! ([`simd`]) and the layout ([`unpack`]) and are inlined into the functions below, which name the instruction sets.
+//! [`vnni`] multiplies with `vpdpbusd`, [`maddubs`] with `vpmaddubsw`, both in [`panels`] when there are many tokens, and
+//! [`amx`] with tile registers. Their bodies are generic over the vector ([`simd`]) and the layout ([`unpack`]) and are
+//! inlined into the functions below, which name the instruction sets.
 
 #![allow(clippy::needless_range_loop, reason = "the indices are constants, and several arrays of registers share one")]
 
+mod amx;
+mod codes;
 mod maddubs;
+mod panels;
 mod simd;
 mod unpack;
 mod vnni;
 
-use super::Block;
+pub(crate) use amx::products as amx_products;
+
+use super::{Block, Outputs};
 use crate::layout::GROUP;
+use crate::prefetch::prefetch_to_write;
 use simd::{Avx2, Avx512, AvxVnni};
 use unpack::{T16, T16x5, T16x5Vbmi};
 
@@ -109,6 +116,16 @@ impl Sums {
     }
 }
 
+/// Asks for the outputs of `groups` groups from `group` on and of some tokens.
+#[inline(always)]
+fn prefetch_outputs(outputs: Outputs, group: usize, groups: usize, tokens: std::ops::Range<usize>) {
+    for token in tokens {
+        for group in group..group + groups {
+            prefetch_to_write(outputs.start.wrapping_add(token * outputs.stride + group * GROUP).cast());
+        }
+    }
+}
+
 /// Tokens of one pass if no more than `most` have their sums in registers: as evenly as they go.
 fn share(tokens: usize, most: usize) -> usize {
     tokens.div_ceil(tokens.div_ceil(most))
@@ -162,4 +179,8 @@ kernels! {
     t16_avx512, "avx2,avx512f,avx512bw,avx512vl,avx512vnni" = vnni::multiply::<Avx512, T16>;
     /// T16x5, `vpdpbusd` on 512 bits, unpacked by `vpermb`.
     t16x5_vbmi, "avx2,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi" = vnni::multiply::<Avx512, T16x5Vbmi>;
+    /// T16, `vpdpbusd` on 512 bits, tile registers for many tokens.
+    t16_amx, "avx2,avx512f,avx512bw,avx512vl,avx512vnni" = amx::multiply::<T16>;
+    /// T16x5, `vpdpbusd` on 512 bits, tile registers for many tokens, unpacked by `vpermb`.
+    t16x5_amx, "avx2,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi" = amx::multiply::<T16x5Vbmi>;
 }

@@ -1,8 +1,9 @@
 //! Kernels over `vpdpbusd`.
 //!
 //! [`few`] streams one group of rows, with a sum for each field so that the dependent chains are short; [`many`] keeps
-//! one sum for each token and vector of rows, 24 of 512 bits or 12 of 256, and is limited by `vpdpbusd` alone.
+//! one sum for each token and vector of rows, 24 of 512 bits or 12 of 256, and so does [`Vnni`] with panels.
 
+use super::panels::{self, Products, codes_of, for_shares, sums_so_far};
 use super::simd::Dot;
 use super::unpack::Unpack;
 use super::{Sums, TILE, Tiles, for_tokens, share};
@@ -11,7 +12,7 @@ use crate::kernel::{Block, Operand};
 use crate::layout::GROUP;
 use crate::prefetch::prefetch;
 
-/// Tokens of [`many`] on 256 bits: 12 sums leave four of 16 registers.
+/// Tokens whose sums are in registers on 256 bits: 12 sums leave four of 16 registers.
 const NARROW: usize = 6;
 
 /// [`crate::kernel::Kernel`] for rows and panels.
@@ -24,10 +25,9 @@ pub(super) unsafe fn multiply<S: Dot, L: Unpack<S>>(block: Block<'_>, sums: &mut
     unsafe {
         match (block.operand, S::BYTES == TILE) {
             (Operand::Rows { q, stride }, true) => wide_rows::<S, L>(block, Rows::new(q, stride), sums),
-            (Operand::Panel(quads), true) => wide_panel::<S, L>(block, Panel::new(quads), sums),
-            (Operand::Rows { q, stride }, false) => narrow::<S, L, _>(block, Rows::new(q, stride), sums),
-            (Operand::Panel(quads), false) => narrow::<S, L, _>(block, Panel::new(quads), sums),
-            (Operand::Tables { .. }, _) => unreachable!("the block was checked"),
+            (Operand::Rows { q, stride }, false) => narrow::<S, L>(block, Rows::new(q, stride), sums),
+            (Operand::Panels { quads, stride }, _) => panels::multiply::<S, L, Vnni>(block, quads, stride, sums),
+            (Operand::Squares { .. } | Operand::Tables { .. }, _) => unreachable!("the block was checked"),
         }
     }
 }
@@ -48,8 +48,8 @@ unsafe fn wide_rows<S: Dot, L: Unpack<S>>(block: Block<'_>, q: Rows, sums: &mut 
                 let tiles = Tiles::new(&block, group, together, block.group_bytes);
                 let out = Sums::new(&block, group, GROUP * tokens, sums);
                 match together {
-                    2 => for_tokens!(tokens, [6, 8, 12], |T| many::<S, L, Rows, 2, T>(tiles, q, out)),
-                    _ => for_tokens!(tokens, [6, 8, 12], |T| many::<S, L, Rows, 1, T>(tiles, q, out)),
+                    2 => for_tokens!(tokens, [6, 8, 12], |T| many::<S, L, 2, T>(tiles, q, out)),
+                    _ => for_tokens!(tokens, [6, 8, 12], |T| many::<S, L, 1, T>(tiles, q, out)),
                 }
             }
         }
@@ -60,28 +60,8 @@ unsafe fn wide_rows<S: Dot, L: Unpack<S>>(block: Block<'_>, q: Rows, sums: &mut 
         unsafe {
             let (tiles, out) = (Tiles::new(&block, group, 1, 0), Sums::new(&block, group, 0, sums));
             match tokens {
-                1 => few::<S, L, Rows, 1, 2, 1>(tiles, q, out),
-                _ => for_tokens!(tokens, [2, 3, 4, 5, 6], |T| few::<S, L, Rows, 1, 1, T>(tiles, q, out)),
-            }
-        }
-    }
-}
-
-/// 512 bits and a panel.
-///
-/// # Safety
-/// As [`multiply`].
-#[inline(always)]
-unsafe fn wide_panel<S: Dot, L: Unpack<S>>(block: Block<'_>, q: Panel, sums: &mut [[i32; GROUP]]) {
-    for group in (0..block.groups()).step_by(2) {
-        // SAFETY: as in `wide_rows`.
-        unsafe {
-            let together = 2.min(block.groups() - group);
-            let tiles = Tiles::new(&block, group, together, block.group_bytes);
-            let out = Sums::new(&block, group, GROUP * block.tokens, sums);
-            match together {
-                2 => for_tokens!(block.tokens, [4, 8, 12], |T| many::<S, L, Panel, 2, T>(tiles, q, out)),
-                _ => for_tokens!(block.tokens, [4, 8, 12], |T| many::<S, L, Panel, 1, T>(tiles, q, out)),
+                1 => few::<S, L, 1, 2, 1>(tiles, q, out),
+                _ => for_tokens!(tokens, [2, 3, 4, 5, 6], |T| few::<S, L, 1, 1, T>(tiles, q, out)),
             }
         }
     }
@@ -92,27 +72,27 @@ unsafe fn wide_panel<S: Dot, L: Unpack<S>>(block: Block<'_>, q: Panel, sums: &mu
 /// # Safety
 /// As [`multiply`].
 #[inline(always)]
-unsafe fn narrow<S: Dot, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums: &mut [[i32; GROUP]]) {
+unsafe fn narrow<S: Dot, L: Unpack<S>>(block: Block<'_>, q: Rows, sums: &mut [[i32; GROUP]]) {
     let tokens = block.tokens;
     for group in 0..block.groups() {
         // SAFETY: the block was checked: the groups are in `tiles`, their sums in `sums`, the tokens in `q`.
         unsafe {
             let (tiles, out) = (Tiles::new(&block, group, 1, S::BYTES), Sums::new(&block, group, GROUP / 2, sums));
             if tokens == 1 {
-                few::<S, L, A, 2, 1, 1>(tiles, q, out);
+                few::<S, L, 2, 1, 1>(tiles, q, out);
                 continue;
             }
             if tokens <= 3 {
                 // Half a group after the other: then a sum for each field fits into the registers.
                 for n in 0..2 {
                     let (tiles, out) = (tiles.vector(n), out.vector(n));
-                    for_tokens!(tokens, [2, 3], |T| few::<S, L, A, 1, 1, T>(tiles, q, out));
+                    for_tokens!(tokens, [2, 3], |T| few::<S, L, 1, 1, T>(tiles, q, out));
                 }
                 continue;
             }
             for first in (0..tokens).step_by(share(tokens, NARROW)) {
                 let (q, out) = (q.skip(first), out.skip(first, share(tokens, NARROW)));
-                for_tokens!(out.tokens, [2, 4, 6], |T| many::<S, L, A, 2, T>(tiles, q, out));
+                for_tokens!(out.tokens, [2, 4, 6], |T| many::<S, L, 2, T>(tiles, q, out));
             }
         }
     }
@@ -123,11 +103,7 @@ unsafe fn narrow<S: Dot, L: Unpack<S>, A: Source>(block: Block<'_>, q: A, sums: 
 /// # Safety
 /// The machine has what `S` and `L` need; `tiles`, `q` and `out` hold what they are asked for.
 #[inline(always)]
-unsafe fn few<S: Dot, L: Unpack<S>, A: Source, const N: usize, const U: usize, const T: usize>(
-    tiles: Tiles,
-    q: A,
-    out: Sums,
-) {
+unsafe fn few<S: Dot, L: Unpack<S>, const N: usize, const U: usize, const T: usize>(tiles: Tiles, q: Rows, out: Sums) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[[[S::zero(); 5]; T]; N]; U];
@@ -176,7 +152,7 @@ unsafe fn few<S: Dot, L: Unpack<S>, A: Source, const N: usize, const U: usize, c
 /// # Safety
 /// As [`few`].
 #[inline(always)]
-unsafe fn many<S: Dot, L: Unpack<S>, A: Source, const N: usize, const T: usize>(tiles: Tiles, q: A, out: Sums) {
+unsafe fn many<S: Dot, L: Unpack<S>, const N: usize, const T: usize>(tiles: Tiles, q: Rows, out: Sums) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[S::zero(); T]; N];
@@ -221,6 +197,56 @@ unsafe fn many<S: Dot, L: Unpack<S>, A: Source, const N: usize, const T: usize>(
                 if token < out.tokens {
                     S::store(out.at(n, token), sums[n][token]);
                 }
+            }
+        }
+    }
+}
+
+/// Products with a panel: a sum for each vector and token.
+#[derive(Clone, Copy)]
+pub(super) struct Vnni;
+
+impl<S: Dot> Products<S> for Vnni {
+    #[inline(always)]
+    unsafe fn add<const N: usize>(codes: *const u8, quads: usize, q: Panel, out: Sums, first: bool) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if S::BYTES == TILE {
+                for_tokens!(out.tokens, [4, 8, 12], |T| add::<S, N, T>(codes, quads, q, out, first));
+            } else {
+                for_shares!(q, out, NARROW, [4, 6], |q, out, T| add::<S, N, T>(codes, quads, q, out, first));
+            }
+        }
+    }
+}
+
+/// [`Products::add`] for `T` tokens.
+///
+/// # Safety
+/// As [`Products::add`].
+#[inline(always)]
+unsafe fn add<S: Dot, const N: usize, const T: usize>(
+    codes: *const u8,
+    quads: usize,
+    q: Panel,
+    out: Sums,
+    first: bool,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = sums_so_far::<S, N, T>(out, first);
+        for quad in 0..quads {
+            let codes = codes_of::<S, N>(codes, quad);
+            for token in 0..T {
+                let four = S::four(q.at(quad, token));
+                for n in 0..N {
+                    sums[n][token] = S::pinned(S::dot(sums[n][token], codes[n], four));
+                }
+            }
+        }
+        for n in 0..N {
+            for token in 0..T {
+                S::store(out.at(n, token), sums[n][token]);
             }
         }
     }
