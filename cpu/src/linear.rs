@@ -1,6 +1,6 @@
 //! Products of quantized activations with ternary matrices.
 
-use crate::kernel::{Block, Kernels, MANY_TOKENS, MAX_TOKENS, Outputs};
+use crate::kernel::{Block, Kernels, MANY_TOKENS, MAX_TOKENS};
 use crate::layout::{GROUP, Layout, TernaryMatrix};
 use crate::pool::{Pool, SharedSlice};
 use crate::prefetch::prefetch;
@@ -60,7 +60,9 @@ pub fn linear(pool: &Pool, kernels: &Kernels, acts: &Activations, jobs: &mut [Li
         *shared = Some(Job { weight: job.weight, scale: job.scale, add: job.add, out: SharedSlice::new(job.out) });
     }
     pool.run_in_runs(plan.tasks, plan.run, &|run, _| {
-        let (run, share) = (run.start / plan.shares..run.end.div_ceil(plan.shares), run.start % plan.shares);
+        // Share after share, so that its tokens stay in the second-level cache while all rows pass by.
+        let (share, of_share) = (run.start / plan.row_tasks, run.start / plan.row_tasks * plan.row_tasks);
+        let run = run.start - of_share..run.end - of_share;
         let mut before = 0;
         for job in shared.iter().flatten() {
             let (groups, chunks) = (job.weight.row_groups(), job.weight.row_groups().div_ceil(plan.chunk));
@@ -112,12 +114,10 @@ struct Plan {
     chunk: usize,
     /// Tasks that a thread takes at a time; 1 if the tokens are shared.
     run: usize,
-    /// Shares of the tokens; each is another task.
-    shares: usize,
+    /// Tasks of a share of the tokens.
+    row_tasks: usize,
     /// Tokens of a share.
     share: usize,
-    /// Tokens that meet all groups of a task before the next do: so many stay in the second-level cache.
-    block: usize,
     tasks: usize,
 }
 
@@ -143,19 +143,16 @@ impl Plan {
             let chunk = if tokens == 1 { 1 } else { together };
             let task_bytes = chunk * kernels.layout().bytes(kernels.layout().group_rows(), cols);
             let run = (tuning.task_bytes / task_bytes.max(1)).max(1);
-            return Plan { chunk, run, shares: 1, share: tokens, block: tokens, tasks: chunks(chunk) };
+            return Plan { chunk, run, row_tasks: chunks(chunk), share: tokens, tasks: chunks(chunk) };
         }
         let chunk = (all_groups / (TASKS * pool.threads())).clamp(together, 32).next_multiple_of(together);
         let row_tasks = chunks(chunk);
-        // With few rows for many threads, the tokens are shared too.
+        // What stays in the cache; less if there are few rows for many threads.
         let steps = tokens.div_ceil(kernels.step());
+        let most = (tuning.block_bytes / cols / kernels.step()).max(1);
         let shares = if pool.threads() == 1 { 1 } else { (4 * pool.threads()).div_ceil(row_tasks).min(steps) };
-        let share = steps.div_ceil(shares) * kernels.step();
-        let shares = tokens.div_ceil(share);
-        let block = (tuning.block_bytes / cols).next_multiple_of(kernels.step());
-        // Nothing is left over for one that is small.
-        let block = if block > kernels.at_once(tokens) { block / MANY_TOKENS * MANY_TOKENS } else { block };
-        Plan { chunk, run: 1, shares, share, block, tasks: row_tasks * shares }
+        let share = steps.div_ceil(shares.max(steps.div_ceil(most))) * kernels.step();
+        Plan { chunk, run: 1, row_tasks, share, tasks: row_tasks * tokens.div_ceil(share) }
     }
 }
 
@@ -179,33 +176,27 @@ impl Job<'_> {
         share: usize,
     ) {
         let mut sums = [[0i32; GROUP]; SUMS];
-        let tokens = share * plan.share..acts.tokens().min((share + 1) * plan.share);
+        let share = share * plan.share..acts.tokens().min((share + 1) * plan.share);
         let at_once = kernels.at_once(acts.tokens());
-        for block in tokens.clone().step_by(plan.block) {
-            let block = block..tokens.end.min(block + plan.block);
-            // As many groups as there is room for.
-            let (parts, together) = (kernels.layout().parts(), together(kernels.layout()));
-            let (_, padded) = acts.operand(kernels, block.start, block.len().min(at_once));
-            let step = SUMS / padded / parts / together * together;
-            for group in (first..first + count).step_by(step) {
-                let groups = step.min(first + count - group);
-                let tiles = self.weight.groups(group, groups);
-                for token in block.clone().step_by(at_once) {
-                    let tokens = at_once.min(block.end - token);
-                    let (operand, padded) = acts.operand(kernels, token, tokens);
-                    // The next groups are asked for once; the others of the block find these in the caches.
-                    let prefetch = if token == block.start { kernels.tuning().prefetch } else { 0 };
-                    let group_bytes = self.weight.group_bytes();
-                    if at_once <= MAX_TOKENS {
-                        self.prefetch_outputs(group * parts, groups * parts, token..token + tokens);
-                    }
-                    let sums = &mut sums[..groups * parts * padded];
-                    let rows = self.weight.rows();
-                    let outputs =
-                        Outputs { start: self.out.address(token * rows + group * parts * GROUP), stride: rows };
-                    kernels.multiply(Block { tiles, group_bytes, operand, tokens: padded, prefetch, outputs }, sums);
-                    store(kernels.isa(), self, acts, sums, padded, group * parts * GROUP, token..token + tokens);
+        // As many groups as there is room for.
+        let (parts, together) = (kernels.layout().parts(), together(kernels.layout()));
+        let (_, padded) = acts.operand(kernels, share.start, share.len().min(at_once));
+        let step = SUMS / padded / parts / together * together;
+        let group_bytes = self.weight.group_bytes();
+        for group in (first..first + count).step_by(step) {
+            let groups = step.min(first + count - group);
+            let tiles = self.weight.groups(group, groups);
+            for token in share.clone().step_by(at_once) {
+                let tokens = at_once.min(share.end - token);
+                let (operand, padded) = acts.operand(kernels, token, tokens);
+                // The next groups are asked for once; the others of the share find these in the caches.
+                let prefetch = if token == share.start { kernels.tuning().prefetch } else { 0 };
+                if at_once <= MAX_TOKENS {
+                    self.prefetch_outputs(group * parts, groups * parts, token..token + tokens);
                 }
+                let sums = &mut sums[..groups * parts * padded];
+                kernels.multiply(Block { tiles, group_bytes, operand, tokens: padded, prefetch }, sums);
+                store(kernels.isa(), self, acts, sums, padded, group * parts * GROUP, token..token + tokens);
             }
         }
     }
@@ -215,7 +206,7 @@ impl Job<'_> {
         let rows = self.weight.rows();
         for token in tokens {
             for part in first..first + count {
-                prefetch(self.out.address(token * rows + part * GROUP).cast(), 0);
+                self.out.prefetch(token * rows + part * GROUP);
             }
         }
     }

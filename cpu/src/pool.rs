@@ -447,9 +447,9 @@ impl<'a, T> SharedSlice<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
 
-    /// Where element `index` is, which need not exist.
-    pub(crate) fn address(&self, index: usize) -> *const T {
-        self.start.wrapping_add(index)
+    /// Asks for the cache line of element `index`, which need not exist.
+    pub(crate) fn prefetch(&self, index: usize) {
+        prefetch(self.start.wrapping_add(index).cast(), 0);
     }
 }
 

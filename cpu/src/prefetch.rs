@@ -17,20 +17,3 @@ pub(crate) fn prefetch(at: *const u8, ahead: usize) {
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = line;
 }
-
-/// As [`prefetch`], for a line that will be written: no other core keeps a copy of it.
-#[inline(always)]
-pub(crate) fn prefetch_to_write(line: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: as in `prefetch`; processors that lack the instruction do nothing.
-    unsafe {
-        std::arch::asm!("prefetchw [{line}]", line = in(reg) line, options(nostack, preserves_flags, readonly));
-    }
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: as in `prefetch`.
-    unsafe {
-        std::arch::asm!("prfm pstl1keep, [{line}]", line = in(reg) line, options(nostack, preserves_flags, readonly));
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let _ = line;
-}

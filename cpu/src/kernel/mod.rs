@@ -76,17 +76,6 @@ pub(crate) struct Block<'a> {
     pub(crate) tokens: usize,
     /// How far ahead of the tile in use to prefetch, in bytes.
     pub(crate) prefetch: usize,
-    /// Where the caller will put what comes of the sums.
-    pub(crate) outputs: Outputs,
-}
-
-/// Memory that the caller of a kernel for many tokens will write next. It is only asked for, so it need not exist.
-#[derive(Clone, Copy)]
-pub(crate) struct Outputs {
-    /// The number of the block's first row and token.
-    pub(crate) start: *const f32,
-    /// Numbers from one token to the next.
-    pub(crate) stride: usize,
 }
 
 impl Block<'_> {

@@ -1,6 +1,6 @@
 //! The check at start-up: a kernel against the definition.
 
-use super::{Block, Form, Kernels, MAX_TOKENS, Operand, Outputs, Quads, ROUND, SQUARE_COLS, SQUARE_TOKENS, Square};
+use super::{Block, Form, Kernels, MAX_TOKENS, Operand, Quads, ROUND, SQUARE_COLS, SQUARE_TOKENS, Square};
 use crate::layout::{GROUP, Layout};
 
 /// A kernel gives other sums than the definition: a fault of the machine, or of the build.
@@ -144,8 +144,7 @@ impl Case {
         };
         let mut sums = vec![[i32::MIN; GROUP]; self.want.len() / self.tokens * tokens];
         let prefetch = kernels.tuning().prefetch;
-        let outputs = Outputs { start: std::ptr::null(), stride: 0 };
-        kernels.multiply(Block { tiles, group_bytes, operand, tokens, prefetch, outputs }, &mut sums);
+        kernels.multiply(Block { tiles, group_bytes, operand, tokens, prefetch }, &mut sums);
         sums.chunks_exact(tokens).flat_map(|sums| &sums[..self.tokens]).copied().collect()
     }
 }

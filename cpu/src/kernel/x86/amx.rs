@@ -5,12 +5,11 @@
 //! Reference Manual, chapter on AMX.
 
 use std::arch::asm;
-use std::ops::Range;
 
 use super::codes::Codes;
 use super::simd::Avx512;
 use super::unpack::Unpack;
-use super::{Sums, TILE, Tiles, prefetch_outputs, vnni};
+use super::{Sums, TILE, Tiles, vnni};
 use crate::kernel::{Block, Operand, SQUARE_COLS, SQUARE_TOKENS, Square};
 use crate::layout::GROUP;
 
@@ -55,10 +54,9 @@ pub(super) unsafe fn multiply<L: Unpack<Avx512>>(block: Block<'_>, sums: &mut [[
             let together = 2.min(block.groups() - group);
             let tiles = Tiles::new(&block, group, together, block.group_bytes);
             let out = Sums::new(&block, group, GROUP * block.tokens, sums);
-            let ask = |tokens| prefetch_outputs(block.outputs, group, together, tokens);
             match together {
-                2 => groups::<L, 2>(tiles, squares, stride, out, ask),
-                _ => groups::<L, 1>(tiles, squares, stride, out, ask),
+                2 => groups::<L, 2>(tiles, squares, stride, out),
+                _ => groups::<L, 1>(tiles, squares, stride, out),
             }
         }
         // What is not in use needs not be saved when the system changes between processes.
@@ -66,18 +64,12 @@ pub(super) unsafe fn multiply<L: Unpack<Avx512>>(block: Block<'_>, sums: &mut [[
     }
 }
 
-/// `N` groups of rows with all tokens. `ask` asks for the outputs of some tokens.
+/// `N` groups of rows with all tokens.
 ///
 /// # Safety
 /// As [`multiply`]; `tiles`, `squares` and `out` hold what they are asked for.
 #[inline(always)]
-unsafe fn groups<L: Unpack<Avx512>, const N: usize>(
-    tiles: Tiles,
-    squares: &[Square],
-    stride: usize,
-    out: Sums,
-    ask: impl Fn(Range<usize>),
-) {
+unsafe fn groups<L: Unpack<Avx512>, const N: usize>(tiles: Tiles, squares: &[Square], stride: usize, out: Sums) {
     let mut codes = Codes::new();
     for first in (0..tiles.count).step_by(Codes::tiles(L::FIELDS)) {
         let end = tiles.count.min(first + Codes::tiles(L::FIELDS));
@@ -87,9 +79,6 @@ unsafe fn groups<L: Unpack<Avx512>, const N: usize>(
             let count = ((end - first) * L::FIELDS).div_ceil(SQUARE_QUADS);
             for token in (0..out.tokens).step_by(2 * SQUARE_TOKENS) {
                 let q = squares.as_ptr().add(token / SQUARE_TOKENS * stride + first * L::FIELDS / SQUARE_QUADS);
-                if end == tiles.count {
-                    ask(token..out.tokens.min(token + 2 * SQUARE_TOKENS));
-                }
                 let out = out.skip(token, 2 * SQUARE_TOKENS);
                 if out.tokens == SQUARE_TOKENS {
                     add::<1, N>(codes.start(), count, [q, q], out, first == 0);

@@ -16,9 +16,8 @@ mod vnni;
 
 pub(crate) use amx::products as amx_products;
 
-use super::{Block, Outputs};
+use super::Block;
 use crate::layout::GROUP;
-use crate::prefetch::prefetch_to_write;
 use simd::{Avx2, Avx512, AvxVnni};
 use unpack::{T16, T16x5, T16x5Vbmi};
 
@@ -113,16 +112,6 @@ impl Sums {
     unsafe fn skip(self, token: usize, count: usize) -> Sums {
         // SAFETY: the caller's promise.
         unsafe { Sums { start: self.at(0, token), tokens: count.min(self.tokens - token), ..self } }
-    }
-}
-
-/// Asks for the outputs of `groups` groups from `group` on and of some tokens.
-#[inline(always)]
-fn prefetch_outputs(outputs: Outputs, group: usize, groups: usize, tokens: std::ops::Range<usize>) {
-    for token in tokens {
-        for group in group..group + groups {
-            prefetch_to_write(outputs.start.wrapping_add(token * outputs.stride + group * GROUP).cast());
-        }
     }
 }
 

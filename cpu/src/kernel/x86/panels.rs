@@ -1,12 +1,10 @@
 //! Products with many tokens: the codes of some columns lie in the first-level cache while all panels of tokens are
 //! multiplied with them. Left in their tiles, they would be taken apart for every panel, on units that multiply too.
 
-use std::ops::Range;
-
 use super::codes::Codes;
 use super::simd::Simd;
 use super::unpack::Unpack;
-use super::{Sums, TILE, Tiles, prefetch_outputs};
+use super::{Sums, TILE, Tiles};
 use crate::kernel::operand::Panel;
 use crate::kernel::{Block, MAX_TOKENS, Quads};
 use crate::layout::GROUP;
@@ -43,17 +41,16 @@ pub(super) unsafe fn multiply<S: Simd, L: Unpack<S>, P: Products<S>>(
                 if wide { (block.group_bytes, GROUP * block.tokens) } else { (S::BYTES, GROUP / 2) };
             let tiles = Tiles::new(&block, group, groups, apart);
             let out = Sums::new(&block, group, sums_apart, sums);
-            let ask = |tokens| prefetch_outputs(block.outputs, group, groups, tokens);
             if wide && groups == 1 {
-                vectors::<S, L, P, 1>(tiles, quads, stride, out, ask);
+                vectors::<S, L, P, 1>(tiles, quads, stride, out);
             } else {
-                vectors::<S, L, P, 2>(tiles, quads, stride, out, ask);
+                vectors::<S, L, P, 2>(tiles, quads, stride, out);
             }
         }
     }
 }
 
-/// `N` vectors of rows with all tokens. `ask` asks for the outputs of some tokens.
+/// `N` vectors of rows with all tokens.
 ///
 /// # Safety
 /// As [`multiply`]; `tiles`, `quads` and `out` hold what they are asked for.
@@ -63,7 +60,6 @@ unsafe fn vectors<S: Simd, L: Unpack<S>, P: Products<S>, const N: usize>(
     quads: &[Quads],
     stride: usize,
     out: Sums,
-    ask: impl Fn(Range<usize>),
 ) {
     let mut codes = Codes::new();
     for first in (0..tiles.count).step_by(Codes::tiles(L::FIELDS)) {
@@ -73,9 +69,6 @@ unsafe fn vectors<S: Simd, L: Unpack<S>, P: Products<S>, const N: usize>(
             codes.fill::<S, L, N>(tiles, first, end, 1);
             for token in (0..out.tokens).step_by(MAX_TOKENS) {
                 let panel = quads.as_ptr().add(token / MAX_TOKENS * stride + first * L::FIELDS);
-                if end == tiles.count {
-                    ask(token..out.tokens.min(token + MAX_TOKENS));
-                }
                 let out = out.skip(token, MAX_TOKENS);
                 P::add::<N>(codes.start(), (end - first) * L::FIELDS, Panel::new(panel.cast()), out, first == 0);
             }
