@@ -21,6 +21,7 @@ pub mod engine;
 pub mod format;
 pub mod graph;
 pub mod model;
+pub mod size;
 pub mod synth;
 pub mod tokenizer;
 pub mod tune;

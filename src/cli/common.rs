@@ -64,7 +64,7 @@ pub(super) struct ModelArgs {
     /// Most memory of the GPU that the model may take, such as 6G or 800M; one that takes more is refused [default: what is
     /// free, where the GPU shares the CPU's memory]
     #[cfg(feature = "gpu")]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = sterna::size::parse)]
     gpu_memory: Option<u64>,
 
     /// Which backend serves which layer, instead of --device: a name, or a map such as embed=cpu,0-19=gpu,20-=cpu,head=cpu
@@ -326,24 +326,6 @@ fn gpu_cache() -> Option<PathBuf> {
     }
 }
 
-/// Bytes from a text such as `6G`, `1.5GiB` or `800M`: K, M and G are powers of 1024.
-#[cfg(feature = "gpu")]
-fn parse_size(text: &str) -> Result<u64, String> {
-    let lower = text.to_ascii_lowercase();
-    let short = lower.trim_end_matches('b').trim_end_matches('i');
-    let (number, shift) = match short.chars().last() {
-        Some('k') => (&short[..short.len() - 1], 10),
-        Some('m') => (&short[..short.len() - 1], 20),
-        Some('g') => (&short[..short.len() - 1], 30),
-        _ => (short, 0),
-    };
-    let number = number.trim().parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0 && *n < 1e15);
-    // Below 2^80, and what is beyond u64 becomes its largest number.
-    number
-        .map(|number| (number * f64::from(1u32 << shift)) as u64)
-        .ok_or_else(|| format!("{text:?} is no size such as 6G, 1.5G or 800M"))
-}
-
 /// Token ids from a list such as `1,2,3`.
 pub(super) fn parse_tokens(list: &str) -> anyhow::Result<Vec<u32>> {
     let tokens = list
@@ -368,20 +350,4 @@ pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .chain()
         .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
         .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
-}
-
-#[cfg(all(test, feature = "gpu"))]
-mod tests {
-    use super::parse_size;
-
-    #[test]
-    fn sizes_are_read() {
-        for (text, bytes) in [("6G", 6 << 30), ("1.5GiB", 3 << 29), ("800m", 800 << 20), ("4096", 4096), ("1 KB", 1024)]
-        {
-            assert_eq!(parse_size(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "G", "-1G", "6T", "nan", "infG", "0"] {
-            assert!(parse_size(text).is_err(), "{text:?}");
-        }
-    }
 }

@@ -2,14 +2,16 @@
 //!
 //! `Embed`, N × `Block`, `Head`; each names its tensors and leaves them in the file. A backend turns a run of adjacent
 //! layers into a [`crate::backend::Stage`], reading the weights through [`Graph::linear`] and its siblings; the
-//! [`Executor`] runs the stages in order; [`Placement`] says which backend serves which layer.
+//! [`Executor`] runs the stages in order; [`Placement`] says which backend serves which layer, and the [`planner`] finds
+//! the fastest one.
 
 mod executor;
 mod placement;
+pub mod planner;
 mod spec;
 
 pub use executor::{Executor, ExecutorError, Output, Trace};
-pub use placement::{Placement, PlacementError};
+pub use placement::{Placement, PlacementError, Share, shares};
 pub use spec::{AttentionSpec, BlockSpec, FfnSpec, GraphParts, LinearSpec, RowOrder};
 
 use std::collections::HashSet;

@@ -173,12 +173,6 @@ fn block_bytes(graph: &Graph, spec: &BlockSpec, shape: &Shape) -> u64 {
         + sub_norms
 }
 
-/// Bytes as people read them.
-pub(super) fn size(bytes: u64) -> String {
-    let mib = bytes as f64 / f64::from(1 << 20);
-    if mib < 1024.0 { format!("{mib:.1} MiB") } else { format!("{:.2} GiB", mib / 1024.0) }
-}
-
 /// How much memory a device has for us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {

@@ -1,0 +1,87 @@
+//! One choice for both phases, or one for each where that is faster although the cache has to be handed over.
+
+use super::search::{Fixed, search};
+use super::{Assignment, MAX_DEVICES, Machine, PlanError, Prediction, Workload, predict};
+
+/// The devices of the layers in each phase.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Phases {
+    /// For prompts.
+    pub prefill: Assignment,
+    /// For generated tokens.
+    pub decode: Assignment,
+}
+
+impl Phases {
+    /// One choice for both.
+    pub fn same(assignment: Assignment) -> Phases {
+        Phases { prefill: assignment.clone(), decode: assignment }
+    }
+
+    /// Whether the phases differ.
+    pub fn differ(&self) -> bool {
+        self.prefill != self.decode
+    }
+}
+
+/// Two choices must be this much faster than one: they take the memory of both.
+const CLEARLY: f64 = 1.05;
+
+/// The best plan for `workload`, and what it takes. With `may_differ`, prompts and generated tokens may have different
+/// devices.
+///
+/// The plan fits, is not slower by prediction than any single device on which the model fits, and is the fastest of those
+/// with one choice for both phases in which the blocks of a device are one run.
+///
+/// # Errors
+/// If nothing fits, or there are too many devices.
+pub fn plan(machine: &Machine, workload: Workload, may_differ: bool) -> Result<(Phases, Prediction), PlanError> {
+    if machine.devices.len() > MAX_DEVICES {
+        return Err(PlanError::TooManyDevices { found: machine.devices.len() });
+    }
+    let single = search(machine, workload, None).ok_or_else(|| does_not_fit(machine, workload))?;
+    let phases = Phases::same(single);
+    let mut best = (phases.clone(), predict(machine, workload, &phases));
+    if !may_differ || machine.devices.len() < 2 {
+        return Ok(best);
+    }
+    let to_beat = best.1.request / CLEARLY;
+    // What is best for one phase alone, with what is then best for the other.
+    for is_prefill in [true, false] {
+        let alone = match is_prefill {
+            true => Workload { generated: 0, ..workload },
+            false => Workload { prompt: 0, ..workload },
+        };
+        let Some(first) = search(machine, alone, None) else { continue };
+        let memory = predict(machine, workload, &Phases::same(first.clone())).memory;
+        let taken = memory.iter().map(|memory| memory.total()).collect();
+        let fixed = Fixed { other: &first, is_prefill, taken };
+        let Some(second) = search(machine, workload, Some(&fixed)) else { continue };
+        let phases = match is_prefill {
+            true => Phases { prefill: first, decode: second },
+            false => Phases { prefill: second, decode: first },
+        };
+        let prediction = predict(machine, workload, &phases);
+        if prediction.fits(machine) && prediction.request < to_beat.min(best.1.request) {
+            best = (phases, prediction);
+        }
+    }
+    Ok(best)
+}
+
+fn does_not_fit(machine: &Machine, workload: Workload) -> PlanError {
+    let line = |(index, device): (usize, &super::DeviceFacts)| {
+        let memory = predict(machine, workload, &Phases::same(vec![index; machine.layers()])).memory[index];
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        let budget = device.budget.map_or("unknown".into(), |budget| format!("{} MiB", budget >> 20));
+        format!(
+            "{} would take {} MiB (weights {}, cache {}, buffers {}), there are {budget}",
+            device.name,
+            mib(memory.total()),
+            mib(memory.weights),
+            mib(memory.cache),
+            mib(memory.buffers),
+        )
+    };
+    PlanError::DoesNotFit(machine.devices.iter().enumerate().map(line).collect())
+}
