@@ -8,7 +8,7 @@ use sterna_cpu::kv::KvType;
 
 use super::*;
 use crate::backend::cpu::{CpuBackend, CpuOptions};
-use crate::backend::{Backend, BackendError, KvOptions, Observer, Outputs, Progress, Stage, StageMemory};
+use crate::backend::{Backend, BackendError, KvOptions, Observer, Outputs, Progress, Stage, StageMemory, StageNeeds};
 use crate::demo;
 use crate::graph::{Graph, Placement};
 use crate::model::build_graph;
@@ -31,6 +31,14 @@ impl Backend for Failing {
 
     fn description(&self) -> String {
         String::new()
+    }
+
+    fn needs(&self, graph: &Graph, layers: Range<usize>, kv: KvOptions) -> Result<StageNeeds, BackendError> {
+        self.cpu.needs(graph, layers, kv)
+    }
+
+    fn free_memory(&self) -> Option<u64> {
+        None
     }
 
     fn build_stage(
@@ -70,6 +78,14 @@ impl Stage for FailingStage {
 
     fn copy_page(&mut self, _from: u32, _to: u32) -> Result<(), BackendError> {
         Err(BackendError::NoGpuSupport)
+    }
+
+    fn export_pages(&mut self, pages: &[u32], out: &mut [f32]) -> Result<(), BackendError> {
+        self.stage.export_pages(pages, out)
+    }
+
+    fn import_pages(&mut self, pages: &[u32], from: &[f32]) -> Result<(), BackendError> {
+        self.stage.import_pages(pages, from)
     }
 
     fn observe(&mut self, _observer: Option<Box<dyn Observer>>) {}

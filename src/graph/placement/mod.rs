@@ -100,6 +100,13 @@ impl Placement {
         self
     }
 
+    /// The same placement with another name for a backend.
+    #[must_use]
+    pub fn renamed(&self, from: &str, to: &str) -> Placement {
+        let runs = self.runs.iter().map(|(run, name)| (run.clone(), if name == from { to } else { name }));
+        Placement::of_layers(runs.flat_map(|(run, name)| std::iter::repeat_n(name, run.len())))
+    }
+
     /// The backends, each once, in the order of their first layers.
     pub fn backends(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
