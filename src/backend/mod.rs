@@ -10,6 +10,8 @@ mod device;
 mod error;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+#[cfg(test)]
+pub(crate) mod hooked;
 mod memory;
 mod outputs;
 

@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod common;
+mod compare;
 mod completions;
 mod devices;
 mod doctor;

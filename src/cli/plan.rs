@@ -118,6 +118,10 @@ fn as_text(report: &Report) -> String {
         line(format!("the cache of a prompt is handed over in {} ms", short(report.handover_ms)));
     }
     line(format!("a request of {} tokens takes {} s", report.workload, short(report.request_s)));
+    if let Some(problem) = &report.problem {
+        line(problem.clone());
+        return out;
+    }
     line(match differ {
         true => format!(
             "run it with --placement-prefill {} --placement-decode {}",

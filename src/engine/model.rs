@@ -185,13 +185,7 @@ impl Model {
     /// # Errors
     /// If the checkpoint has none.
     pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>, Error> {
-        self.shared.tokenizer.as_ref().ok_or_else(|| Error::NoTokenizer {
-            file: self.shared.graph.checkpoint().path().display().to_string(),
-            looked_for: match self.shared.graph.checkpoint().description() {
-                Description::Gguf { .. } => "the metadata key tokenizer.ggml.model",
-                Description::HuggingFace { .. } => "tokenizer.json",
-            },
-        })
+        self.shared.tokenizer.as_ref().ok_or_else(|| no_tokenizer(self.shared.graph.checkpoint()))
     }
 
     /// What computes, for people.
@@ -365,6 +359,24 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.model.engine().release(self.sequence);
+    }
+}
+
+/// The tokenizer of a checkpoint.
+///
+/// # Errors
+/// If it has none, or one that cannot be read.
+pub fn tokenizer_of(checkpoint: &Checkpoint) -> Result<Tokenizer, Error> {
+    load_tokenizer(checkpoint)?.ok_or_else(|| no_tokenizer(checkpoint))
+}
+
+fn no_tokenizer(checkpoint: &Checkpoint) -> Error {
+    Error::NoTokenizer {
+        file: checkpoint.path().display().to_string(),
+        looked_for: match checkpoint.description() {
+            Description::Gguf { .. } => "the metadata key tokenizer.ggml.model",
+            Description::HuggingFace { .. } => "tokenizer.json",
+        },
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Report {
     pub devices: Vec<DeviceRow>,
     /// Devices that were left out, and why.
     pub left_out: Vec<String>,
+    /// Why this cannot be run: it does not fit. The numbers are then those of devices with memory enough.
+    pub problem: Option<String>,
     /// Which device serves which layer, for prompts and for generated tokens.
     pub placement: PhaseRow<String>,
     /// The stages, in the order of their layers.
@@ -128,6 +130,7 @@ impl Report {
             workload,
             devices: devices.iter().zip(&prediction.memory).map(device).collect(),
             left_out: Vec::new(),
+            problem: None,
             placement: PhaseRow { prefill: placement(&phases.prefill), decode: placement(&phases.decode) },
             stages: prediction.stages.iter().map(stage).collect(),
             token_ms: PhaseRow::ms(token),

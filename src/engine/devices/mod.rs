@@ -4,6 +4,8 @@
 mod backends;
 mod choice;
 mod planned;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -48,31 +50,38 @@ pub(super) fn open(
         }
         other => other?,
     };
-    let build = |choice: &Choice, progress: &dyn Progress| {
-        let [prefill, decode] = [&choice.prefill, &choice.decode].map(|p| cut(p.clone(), graph, &options.taps));
+    let cpu = (wanted == Wanted::Auto && !choice.is_cpu()).then(|| Arc::clone(&cpu) as Arc<dyn Backend>);
+    let (executor, fallback, choice) = build(graph, choice, cpu, &options.taps, kv, progress)?;
+    Ok(Opened { executor, fallback, description: choice.description(), kernels, placement: choice.text() })
+}
+
+/// Builds the stages of a choice; also gives what to do when one of them fails, and the choice. With a CPU, everything goes
+/// there if a device cannot be built or fails.
+fn build(
+    graph: &Graph,
+    choice: Choice,
+    cpu: Option<Arc<dyn Backend>>,
+    taps: &[Option<usize>],
+    kv: KvOptions,
+    progress: &dyn Progress,
+) -> Result<(Executor, Option<Fallback>, Choice), Error> {
+    let build = |choice: &Choice| {
+        let [prefill, decode] = [&choice.prefill, &choice.decode].map(|p| cut(p.clone(), graph, taps));
         Executor::build_phases(graph, [&prefill?, &decode?], &choice.backends, kv, progress).map_err(Error::from)
     };
-    let opened = |choice: &Choice, executor| Opened {
-        executor,
-        fallback: None,
-        description: choice.description(),
-        kernels,
-        placement: choice.text(),
-    };
-    if wanted != Wanted::Auto || choice.is_cpu() {
-        return Ok(opened(&choice, build(&choice, progress)?));
-    }
-    let on_cpu = Choice::cpu(graph, &cpu);
-    let mut result = match build(&choice, progress) {
-        Ok(executor) => opened(&choice, executor),
+    let Some(cpu) = cpu else { return Ok((build(&choice)?, None, choice)) };
+    let placement = Placement::single("cpu", graph.len());
+    match build(&choice) {
+        Ok(executor) => {
+            let fallback = fallback(graph.clone(), cut(placement, graph, taps)?, cpu, kv);
+            Ok((executor, Some(fallback), choice))
+        }
         Err(error) => {
             tracing::warn!("{error}; using the CPU");
-            return Ok(opened(&on_cpu, build(&on_cpu, progress)?));
+            let choice = Choice { prefill: placement.clone(), decode: placement, backends: vec![cpu] };
+            Ok((build(&choice)?, None, choice))
         }
-    };
-    let (graph, placement) = (graph.clone(), cut(on_cpu.decode, graph, &options.taps)?);
-    result.fallback = Some(fallback(graph, placement, cpu, kv));
-    Ok(result)
+    }
 }
 
 /// What builds stages on `backend` when a device fails, with a warning.

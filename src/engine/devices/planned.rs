@@ -8,7 +8,7 @@ use super::choice::{self, Choice, Wanted};
 use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, BackendError, KvOptions};
 use crate::engine::{Error, OpenOptions};
-use crate::graph::planner::{self, Assignment, Phases};
+use crate::graph::planner::{self, Assignment, Phases, PlanError};
 use crate::graph::{Graph, Placement};
 use crate::plan::{self, AssumedDevice, BlockCost, CostSource, Priced, Report};
 
@@ -133,8 +133,18 @@ pub(in crate::engine) fn plan(
         priced.push(plan::assumed(device, graph, kv, options.workload)?);
     }
     let machine = plan::machine(&priced, graph, kv, options.chunk);
+    let mut problem = None;
     let (phases, prediction) = match placements {
-        None => planner::plan(&machine, options.workload, true)?,
+        None => match planner::plan(&machine, options.workload, true) {
+            // What it would be with memory enough.
+            Err(error @ PlanError::DoesNotFit(_)) => {
+                problem = Some(error.to_string());
+                let mut machine = machine.clone();
+                machine.devices.iter_mut().for_each(|device| device.budget = None);
+                planner::plan(&machine, options.workload, true)?
+            }
+            planned => planned?,
+        },
         Some([prefill, decode]) => {
             let phases = Phases { prefill: assignment(&machine, &prefill)?, decode: assignment(&machine, &decode)? };
             let prediction = planner::predict(&machine, options.workload, &phases);
@@ -142,7 +152,10 @@ pub(in crate::engine) fn plan(
         }
     };
     let mut report = Report::new(model, kv.kind.name(), options.workload, &machine, &priced, &phases, &prediction);
-    report.left_out = left_out;
+    if problem.is_none() && !prediction.fits(&machine) {
+        problem = Some(planner::does_not_fit(&machine, options.workload, &phases).to_string());
+    }
+    (report.left_out, report.problem) = (left_out, problem);
     Ok(report)
 }
 

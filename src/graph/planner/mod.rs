@@ -11,7 +11,7 @@ mod predict;
 mod search;
 
 pub use machine::{DeviceFacts, LayerFacts, Link, Machine, Seconds, Workload};
-pub use phases::{Phases, plan};
+pub use phases::{Phases, does_not_fit, plan};
 pub use predict::{DeviceMemory, PlannedStage, Prediction, predict};
 
 use super::Placement;
@@ -26,10 +26,7 @@ pub type Assignment = Vec<usize>;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// The model does not fit, however it is cut.
-    #[error(
-        "the model fits nowhere: {}; use a shorter context (--ctx), fewer sequences, or give the devices more memory",
-        .0.join("; ")
-    )]
+    #[error("it does not fit: {}; use a shorter context (--ctx), fewer sequences, or more memory", .0.join("; "))]
     DoesNotFit(
         /// For each device what the model would take there and what there is.
         Vec<String>,

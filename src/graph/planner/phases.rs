@@ -2,6 +2,7 @@
 
 use super::search::{Fixed, search};
 use super::{Assignment, MAX_DEVICES, Machine, PlanError, Prediction, Workload, predict};
+use crate::size;
 
 /// The devices of the layers in each phase.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub fn plan(machine: &Machine, workload: Workload, may_differ: bool) -> Result<(
     if machine.devices.len() > MAX_DEVICES {
         return Err(PlanError::TooManyDevices { found: machine.devices.len() });
     }
-    let single = search(machine, workload, None).ok_or_else(|| does_not_fit(machine, workload))?;
+    let single = search(machine, workload, None).ok_or_else(|| fits_nowhere(machine, workload))?;
     let phases = Phases::same(single);
     let mut best = (phases.clone(), predict(machine, workload, &phases));
     if !may_differ || machine.devices.len() < 2 {
@@ -69,19 +70,27 @@ pub fn plan(machine: &Machine, workload: Workload, may_differ: bool) -> Result<(
     Ok(best)
 }
 
-fn does_not_fit(machine: &Machine, workload: Workload) -> PlanError {
-    let line = |(index, device): (usize, &super::DeviceFacts)| {
-        let memory = predict(machine, workload, &Phases::same(vec![index; machine.layers()])).memory[index];
-        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-        let budget = device.budget.map_or("unknown".into(), |budget| format!("{} MiB", budget >> 20));
-        format!(
-            "{} would take {} MiB (weights {}, cache {}, buffers {}), there are {budget}",
-            device.name,
-            mib(memory.total()),
-            mib(memory.weights),
-            mib(memory.cache),
-            mib(memory.buffers),
-        )
+/// What each device would take with `phases`, and what there is: the error of a plan that does not fit.
+pub fn does_not_fit(machine: &Machine, workload: Workload, phases: &Phases) -> PlanError {
+    let line = |(device, memory): (&super::DeviceFacts, &super::DeviceMemory)| {
+        let budget = device.budget.map_or("as much as there is".into(), |budget| format!("of {}", size::text(budget)));
+        let parts = [memory.weights, memory.cache, memory.buffers].map(size::text);
+        let [weights, cache, buffers] = parts;
+        let total = size::text(memory.total());
+        format!("{} would hold {total} (weights {weights}, cache {cache}, buffers {buffers}) {budget}", device.name)
     };
-    PlanError::DoesNotFit(machine.devices.iter().enumerate().map(line).collect())
+    let memory = predict(machine, workload, phases).memory;
+    PlanError::DoesNotFit(machine.devices.iter().zip(&memory).map(line).collect())
+}
+
+/// The error of a model that fits nowhere: what each device would hold if it had all layers.
+fn fits_nowhere(machine: &Machine, workload: Workload) -> PlanError {
+    let line = |device: usize| {
+        let only = Machine { devices: vec![machine.devices[device].clone()], ..machine.clone() };
+        match does_not_fit(&only, workload, &Phases::same(vec![0; machine.layers()])) {
+            PlanError::DoesNotFit(lines) => lines,
+            PlanError::TooManyDevices { .. } => Vec::new(),
+        }
+    };
+    PlanError::DoesNotFit((0..machine.devices.len()).flat_map(line).collect())
 }
