@@ -77,6 +77,10 @@ impl Backend for HookedBackend {
         None
     }
 
+    fn shares_memory(&self) -> bool {
+        true
+    }
+
     fn build_stage(
         &self,
         graph: &Graph,

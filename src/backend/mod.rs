@@ -88,6 +88,9 @@ pub trait Backend: Send + Sync {
     /// Bytes of the device's memory that are free for us, as far as that is known.
     fn free_memory(&self) -> Option<u64>;
 
+    /// Whether that is the machine's memory, which the CPU and others use too.
+    fn shares_memory(&self) -> bool;
+
     /// Reads and packs the weights of `layers` (indices of [`Graph::layer`]).
     ///
     /// # Errors

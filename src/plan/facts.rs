@@ -38,7 +38,8 @@ impl Priced {
         let needs = (0..graph.len()).map(|layer| backend.needs(graph, layer..layer + 1, kv));
         let needs = needs.collect::<Result<Vec<_>, _>>()?;
         let whole = backend.needs(graph, 0..graph.len(), kv)?;
-        let facts = facts(backend.name(), backend.free_memory(), graph, kv, workload, &cost, &needs, whole.weights);
+        let memory = (backend.free_memory(), backend.shares_memory());
+        let facts = facts(backend.name(), memory, graph, kv, workload, &cost, &needs, whole.weights);
         Ok(Priced { facts, description: backend.description(), cost, source })
     }
 }
@@ -66,14 +67,14 @@ pub fn assumed(
     let shared = if graph.is_tied() { matrix } else { 0 };
     let whole = needs.iter().map(|needs| needs.weights).sum::<u64>() - shared;
     let cost = device.cost(graph, kv, needs.get(1).map_or(0, |block| block.weights));
-    let facts = facts(&device.name, Some(device.memory), graph, kv, workload, &cost, &needs, whole);
+    let facts = facts(&device.name, (Some(device.memory), false), graph, kv, workload, &cost, &needs, whole);
     Ok(Priced { facts, description: device.to_string(), cost, source: CostSource::Assumed })
 }
 
 #[allow(clippy::too_many_arguments, reason = "what is known of one device")]
 fn facts(
     name: &str,
-    budget: Option<u64>,
+    (budget, shares_memory): (Option<u64>, bool),
     graph: &Graph,
     kv: KvOptions,
     workload: Workload,
@@ -106,6 +107,7 @@ fn facts(
     DeviceFacts {
         name: name.to_owned(),
         budget,
+        shares_memory,
         layers: needs.iter().enumerate().map(layer).collect(),
         stage_bytes,
         shared_bytes: parts.saturating_sub(whole),
@@ -115,7 +117,9 @@ fn facts(
 
 /// The machine that has these devices.
 pub fn machine(devices: &[Priced], graph: &Graph, kv: KvOptions, chunk: usize) -> Machine {
+    let shared = devices.iter().filter(|device| device.facts.shares_memory);
     Machine {
+        memory: shared.filter_map(|device| device.facts.budget).max(),
         devices: devices.iter().map(|device| device.facts.clone()).collect(),
         hidden_bytes: (graph.config().hidden_size * size_of::<f32>()) as u64,
         positions: (kv.pages * PAGE_LEN) as u64,

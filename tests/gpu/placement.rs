@@ -43,8 +43,8 @@ fn fixtures_pass_their_checks_on_mixed_placements() {
     // Each model from the file that transformers read: the first on all placements, the others on two each, in turn.
     for (number, (name, file, tolerated)) in FORMS.into_iter().filter(|(_, file, _)| file.is_empty()).enumerate() {
         let graph = build_graph(Arc::new(sterna::format::Checkpoint::open(&fixture(name)).unwrap())).unwrap();
-        let turn = |place: &usize| number == 0 || [2 * number % 5, (2 * number + 1) % 5].contains(place);
-        for (_, placement) in mixed(graph.blocks().len()).into_iter().enumerate().filter(|(place, _)| turn(place)) {
+        let takes = |place: &usize| number == 0 || [2 * number % 5, (2 * number + 1) % 5].contains(place);
+        for (_, placement) in mixed(graph.blocks().len()).into_iter().enumerate().filter(|(place, _)| takes(place)) {
             let options = OpenOptions {
                 placement: Some(placement.clone()),
                 gpu: gpu.clone(),

@@ -107,6 +107,10 @@ impl Backend for CpuBackend {
         free_memory()
     }
 
+    fn shares_memory(&self) -> bool {
+        true
+    }
+
     fn build_stage(
         &self,
         graph: &Graph,

@@ -193,7 +193,12 @@ pub(super) fn budget(allowed: Option<u64>, kind: &str) -> Option<Budget> {
     }
 }
 
+/// Whether a kind of device has no memory of its own.
+pub(super) fn shares_memory(kind: &str) -> bool {
+    matches!(kind, "integrated" | "software")
+}
+
 /// Free memory of the machine, for a kind of device that shares it.
 pub(super) fn shared_memory(kind: &str) -> Option<u64> {
-    if matches!(kind, "integrated" | "software") { free_memory() } else { None }
+    if shares_memory(kind) { free_memory() } else { None }
 }

@@ -160,6 +160,10 @@ impl Backend for GpuBackend {
         self.gpu().budget().map(|budget| budget.bytes.saturating_sub(self.gpu().held()))
     }
 
+    fn shares_memory(&self) -> bool {
+        fit::shares_memory(self.summary.kind)
+    }
+
     fn build_stage(
         &self,
         graph: &Graph,

@@ -48,6 +48,8 @@ pub struct DeviceFacts {
     pub name: String,
     /// Bytes that the model may take there; `None` where that is not known.
     pub budget: Option<u64>,
+    /// Whether that is of the machine's memory, which it shares with others.
+    pub shares_memory: bool,
     /// What each layer would take.
     pub layers: Vec<LayerFacts>,
     /// Bytes of the buffers between kernels, for each stage.
@@ -63,6 +65,8 @@ pub struct DeviceFacts {
 pub struct Machine {
     /// The devices; where times are equal, those that come first are preferred.
     pub devices: Vec<DeviceFacts>,
+    /// Bytes that all devices which share the machine's memory may take together; `None` where that is not known.
+    pub memory: Option<u64>,
     /// Bytes of the hidden state of a token.
     pub hidden_bytes: u64,
     /// Positions of the key-value cache.

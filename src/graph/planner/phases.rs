@@ -31,8 +31,9 @@ const CLEARLY: f64 = 1.05;
 /// The best plan for `workload`, and what it takes. With `may_differ`, prompts and generated tokens may have different
 /// devices.
 ///
-/// The plan fits, is not slower by prediction than any single device on which the model fits, and is the fastest of those
-/// with one choice for both phases in which the blocks of a device are one run.
+/// The plan fits and is not slower by prediction than any single device on which the model fits. It is the fastest of those
+/// with one choice for both phases in which the blocks of a device are one run; only where devices share memory that has no
+/// room for the fastest, it may not be the next one.
 ///
 /// # Errors
 /// If nothing fits, or there are too many devices.
@@ -40,9 +41,18 @@ pub fn plan(machine: &Machine, workload: Workload, may_differ: bool) -> Result<(
     if machine.devices.len() > MAX_DEVICES {
         return Err(PlanError::TooManyDevices { found: machine.devices.len() });
     }
-    let single = search(machine, workload, None).ok_or_else(|| fits_nowhere(machine, workload))?;
-    let phases = Phases::same(single);
-    let mut best = (phases.clone(), predict(machine, workload, &phases));
+    let predicted = |assignment: Assignment| {
+        let phases = Phases::same(assignment);
+        let prediction = predict(machine, workload, &phases);
+        Some((phases, prediction)).filter(|(_, prediction)| prediction.fits(machine))
+    };
+    // Devices that share memory have it together: where their parts are too much, one device may still have all.
+    let single = || {
+        let whole = (0..machine.devices.len()).filter_map(|device| predicted(vec![device; machine.layers()]));
+        whole.min_by(|a, b| a.1.request.total_cmp(&b.1.request))
+    };
+    let found = search(machine, workload, None).and_then(predicted).or_else(single);
+    let mut best = found.ok_or_else(|| fits_nowhere(machine, workload))?;
     if !may_differ || machine.devices.len() < 2 {
         return Ok(best);
     }

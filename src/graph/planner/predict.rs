@@ -58,12 +58,12 @@ pub struct Prediction {
 }
 
 impl Prediction {
-    /// Whether every device has the memory.
+    /// Whether every device has the memory, and the machine that of all devices which share it.
     pub fn fits(&self, machine: &Machine) -> bool {
-        machine.devices.iter().zip(&self.memory).all(|(device, memory)| {
-            let budget = device.budget;
-            budget.is_none_or(|budget| memory.total() <= budget)
-        })
+        let devices = || machine.devices.iter().zip(&self.memory);
+        let shared: u64 = devices().filter(|(device, _)| device.shares_memory).map(|(_, memory)| memory.total()).sum();
+        devices().all(|(device, memory)| device.budget.is_none_or(|budget| memory.total() <= budget))
+            && machine.memory.is_none_or(|memory| shared <= memory)
     }
 }
 

@@ -58,13 +58,15 @@ fn machine(devices: usize, blocks: usize) -> impl Strategy<Value = Machine> {
         let layers = proptest::collection::vec(layer(), layers);
         (budget, layers, 0u64..200, 0u64..300, link()).prop_map(move |(budget, layers, stage_bytes, shared, link)| {
             let shared_bytes = shared.min(layers[0].weights).min(layers[layers.len() - 1].weights);
-            DeviceFacts { name: format!("device {index}"), budget, layers, stage_bytes, shared_bytes, link }
+            let name = format!("device {index}");
+            DeviceFacts { name, budget, shares_memory: index < 2, layers, stage_bytes, shared_bytes, link }
         })
     };
     (1..=devices, 3..=blocks + 2).prop_flat_map(move |(devices, layers)| {
         let devices: Vec<_> = (0..devices).map(|index| device(index, layers)).collect();
         (devices, 1u64..100_000, 1usize..600).prop_map(|(devices, hidden_bytes, chunk)| Machine {
             devices,
+            memory: None,
             hidden_bytes,
             positions: 64,
             chunk,
@@ -94,7 +96,12 @@ proptest! {
     }
 
     #[test]
-    fn a_plan_fits_and_is_no_slower_than_any_single_device(machine in machine(5, 30), workload in workload()) {
+    fn a_plan_fits_and_is_no_slower_than_any_single_device(
+        machine in machine(5, 30),
+        workload in workload(),
+        memory in proptest::option::of(0u64..40_000),
+    ) {
+        let machine = Machine { memory, ..machine };
         let single = best_single(&machine, workload);
         for may_differ in [false, true] {
             match plan(&machine, workload, may_differ) {
@@ -146,6 +153,7 @@ fn cpu_and_gpu(blocks: usize, cpu: Seconds, gpu: Seconds, budget: Option<u64>) -
     let device = |name: &str, budget, seconds, link| DeviceFacts {
         name: name.into(),
         budget,
+        shares_memory: false,
         layers: layers(seconds),
         stage_bytes: 10,
         shared_bytes: 1000,
@@ -153,7 +161,7 @@ fn cpu_and_gpu(blocks: usize, cpu: Seconds, gpu: Seconds, budget: Option<u64>) -
     };
     let bus = Link { latency: 20e-6, bytes_per_second: 10e9 };
     let devices = vec![device("cpu", None, cpu, Link::NONE), device("gpu", budget, gpu, bus)];
-    Machine { devices, hidden_bytes: 10_240, positions: 64, chunk: 512 }
+    Machine { devices, memory: None, hidden_bytes: 10_240, positions: 64, chunk: 512 }
 }
 
 #[test]
@@ -189,6 +197,12 @@ fn phases_differ_where_that_pays() {
     // Not for a few tokens of a prompt, and not where the memory is short.
     let (phases, _) = plan(&machine, Workload { prompt: 8, generated: 512 }, true).expect("it fits");
     assert_eq!(names(&phases.prefill), Placement::single("cpu", 32));
+    let mut shared = machine.clone();
+    shared.devices.iter_mut().for_each(|device| device.shares_memory = true);
+    let whole = predict(&machine, Workload::default(), &Phases::same(vec![0; 32])).memory[0].total();
+    shared.memory = Some(2 * whole - 1);
+    let (phases, _) = plan(&shared, Workload { prompt: 512, generated: 512 }, true).expect("one of them fits");
+    assert!(!phases.differ(), "there is no room for the weights of both");
     let mut small = machine.clone();
     small.devices[1].budget = Some(100);
     let (phases, _) = plan(&small, Workload::default(), true).expect("it fits");
