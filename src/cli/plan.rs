@@ -57,6 +57,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether a phase goes through a stage.
+type Serves = fn(&StageRow) -> bool;
+
 /// Columns of a bar.
 const WIDTH: usize = 60;
 
@@ -85,7 +88,7 @@ fn as_text(report: &Report) -> String {
     line(String::new());
     let layers = report.stages.iter().map(|stage| stage.layers[1] + 1).max().unwrap_or(0);
     let differ = report.placement.prefill != report.placement.decode;
-    let phases: &[(&str, fn(&StageRow) -> bool)] = match differ {
+    let phases: &[(&str, Serves)] = match differ {
         true => &[("prompts", |stage| stage.serves.prefill), ("generation", |stage| stage.serves.decode)],
         false => &[("layers", |_| true)],
     };

@@ -28,10 +28,8 @@ impl Wanted {
             (None, Device::Auto(_)) => "auto",
         };
         let (prefill, decode) = (&options.placement_prefill, &options.placement_decode);
-        if options.placement.is_none() && prefill.is_none() && decode.is_none() {
-            if let Some(layers) = options.gpu_layers {
-                return Wanted::Layers(layers);
-            }
+        if let (Some(layers), None, None, None) = (options.gpu_layers, &options.placement, prefill, decode) {
+            return Wanted::Layers(layers);
         }
         // A phase that is not said is as without the other.
         let of_phase = |text: &Option<String>| text.clone().unwrap_or_else(|| base.to_owned());

@@ -12,6 +12,9 @@ use crate::graph::planner::{self, Assignment, Phases, PlanError};
 use crate::graph::{Graph, Placement};
 use crate::plan::{self, AssumedDevice, BlockCost, CostSource, Priced, Report};
 
+/// Devices and what they cost.
+type Devices = Vec<(Arc<dyn Backend>, Priced)>;
+
 /// The placement that is fastest on the devices of this machine.
 pub(super) fn choose(
     graph: &Graph,
@@ -21,15 +24,16 @@ pub(super) fn choose(
 ) -> Result<Choice, Error> {
     let mut left_out = Vec::new();
     let mut backends = candidates(options, &mut left_out);
-    let mut priced = Vec::new();
+    let mut devices = Vec::new();
     if !backends.is_empty() {
         backends.insert(0, Arc::clone(cpu) as Arc<dyn Backend>);
-        (backends, priced) = price(graph, options, kv, backends, true, &mut left_out)?;
+        devices = price(graph, options, kv, backends, true, &mut left_out)?;
     }
     left_out.iter().for_each(|line| tracing::info!("{line}"));
-    if backends.len() < 2 {
+    if devices.len() < 2 {
         return Ok(Choice::cpu(graph, cpu));
     }
+    let (backends, priced): (Vec<_>, Vec<_>) = devices.into_iter().unzip();
     let machine = plan::machine(&priced, graph, kv, options.chunk);
     let (phases, prediction) = planner::plan(&machine, options.workload, true)?;
     let [prefill, decode] =
@@ -48,9 +52,9 @@ fn price(
     backends: Vec<Arc<dyn Backend>>,
     may_measure: bool,
     left_out: &mut Vec<String>,
-) -> Result<(Vec<Arc<dyn Backend>>, Vec<Priced>), Error> {
+) -> Result<Devices, Error> {
     let file = options.tuning_file.as_deref().filter(|_| backends.len() > 1);
-    let (mut kept, mut priced) = (Vec::new(), Vec::new());
+    let mut priced = Vec::new();
     for backend in backends {
         let cost = cost(&*backend, graph, kv, options.chunk, file, may_measure);
         let one = cost.and_then(|cost| {
@@ -58,17 +62,14 @@ fn price(
             Priced::of(&*backend, graph, kv, options.workload, cost, CostSource::Measured).map(Some)
         });
         match one {
-            Ok(Some(one)) => {
-                priced.push(one);
-                kept.push(backend);
-            }
+            Ok(Some(one)) => priced.push((backend, one)),
             Ok(None) if backend.name() == "cpu" => {}
             Ok(None) => left_out.push(format!("{}: it was not measured with such blocks yet", backend.description())),
             Err(error) if backend.name() != "cpu" => left_out.push(format!("{}: {error}", backend.description())),
             Err(error) => return Err(error.into()),
         }
     }
-    Ok((kept, priced))
+    Ok(priced)
 }
 
 /// What a block costs: from the file, or measured and then kept there.
@@ -124,8 +125,9 @@ pub(in crate::engine) fn plan(
         placements = Some([choice.prefill, choice.decode]);
         backends = choice.backends;
     }
-    let (kept, mut priced) = price(graph, options, kv, backends, has_weights, &mut left_out)?;
-    if !kept.iter().any(|backend| backend.name() == "cpu") {
+    let devices = price(graph, options, kv, backends, has_weights, &mut left_out)?;
+    let mut priced: Vec<Priced> = devices.into_iter().map(|(_, priced)| priced).collect();
+    if !priced.iter().any(|device| device.facts.name == "cpu") {
         let bounds = plan::cpu_bounds(&cpu, graph, kv)?;
         priced.insert(0, Priced::of(&*cpu, graph, kv, options.workload, bounds, CostSource::Bounds)?);
     }

@@ -43,7 +43,7 @@ impl Executor {
             let mut threads = Vec::new();
             for slot in slots {
                 let (sender, receiver) = sync_channel(WAITING);
-                let from = std::mem::replace(&mut input, Some(receiver));
+                let from = input.replace(receiver);
                 let (devices, spare) = (&devices, &spare);
                 threads.push(scope.spawn(move || {
                     let device = &devices[slot.device];

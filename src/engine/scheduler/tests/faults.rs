@@ -103,7 +103,7 @@ fn choose(engine: &mut Engine, sequence: SequenceId, tokens: &[u32], nth: usize)
     let mut sink = |_: usize, _: usize, output: &mut Output<'_>| {
         let ahead = |a: &(f32, u32), b: &(f32, u32)| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1));
         let best = match output.logits() {
-            crate::backend::Logits::Best(best) if nth % 3 != 0 => {
+            crate::backend::Logits::Best(best) if !nth.is_multiple_of(3) => {
                 best.logits.iter().copied().zip(best.ids.iter().copied()).max_by(ahead)
             }
             _ => output.all()?.iter().copied().zip(0..).max_by(ahead),
