@@ -62,7 +62,7 @@ pub(crate) fn passes_the_checks_of_its_fixture(model: &Model, name: &str, tolera
         serde_json::from_slice(&std::fs::read(fixture(name).join("meta.json")).unwrap()).unwrap();
     let expected = read_tensors(&fixture(name).join("expected.safetensors"));
 
-    let (want, got) = (expected["p0.logits"].f32(), logits(&model, &expected["p0.ids"].ids()));
+    let (want, got) = (expected["p0.logits"].f32(), logits(model, &expected["p0.ids"].ids()));
     let square: f64 = want.iter().zip(&got).map(|(a, b)| f64::from(a - b).powi(2)).sum();
     let rms = (square / want.len() as f64).sqrt();
     let std = meta["logits_std"].as_f64().unwrap();
@@ -89,7 +89,7 @@ pub(crate) fn passes_the_checks_of_its_fixture(model: &Model, name: &str, tolera
             assert!(margins[step] < tolerated, "{what} {prompt} step {step}: margin {}", margins[step]);
         }
         let forced: Vec<u32> = ids.iter().chain(&want).copied().collect();
-        let all = logits(&model, &forced);
+        let all = logits(model, &forced);
         for (step, (&token, &margin)) in want.iter().zip(margins).enumerate() {
             let best = argmax(&all[(ids.len() - 1 + step) * vocab..][..vocab]);
             assert!(best == token as usize || margin < tolerated, "{what} {prompt} step {step}: {best}");
