@@ -36,3 +36,18 @@ pub enum BackendError {
         known: String,
     },
 }
+
+impl BackendError {
+    /// Bytes that the device turned out to have, if memory is what it lacked.
+    pub fn room(&self) -> Option<u64> {
+        #[cfg(feature = "gpu")]
+        if let BackendError::Gpu(error) = self {
+            return match error {
+                super::gpu::GpuError::OutOfMemory { held, .. } => Some(*held),
+                super::gpu::GpuError::DoesNotFit { free, .. } => Some(*free),
+                _ => None,
+            };
+        }
+        None
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{backends, planned};
+use super::backends;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, Device, KvOptions};
 use crate::engine::{Error, OpenOptions};
@@ -46,10 +46,10 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    /// Everything on the CPU.
-    pub(super) fn cpu(graph: &Graph, cpu: &Arc<CpuBackend>) -> Choice {
-        let placement = Placement::single("cpu", graph.len());
-        Choice { prefill: placement.clone(), decode: placement, backends: vec![Arc::clone(cpu) as Arc<dyn Backend>] }
+    /// Everything on one backend.
+    pub(super) fn on(backend: &Arc<dyn Backend>, graph: &Graph) -> Choice {
+        let placement = Placement::single(backend.name(), graph.len());
+        Choice { prefill: placement.clone(), decode: placement, backends: vec![Arc::clone(backend)] }
     }
 
     pub(super) fn is_cpu(&self) -> bool {
@@ -74,7 +74,7 @@ impl Choice {
     }
 }
 
-/// The backends and placements that are asked for.
+/// The backends and placements that are asked for; the CPU where that is to be found out.
 pub(super) fn choose(
     graph: &Graph,
     options: &OpenOptions,
@@ -84,7 +84,7 @@ pub(super) fn choose(
 ) -> Result<Choice, Error> {
     let blocks = graph.blocks().len();
     let texts = match wanted {
-        Wanted::Auto => return planned::choose(graph, options, kv, cpu),
+        Wanted::Auto => return Ok(Choice::on(&(Arc::clone(cpu) as Arc<dyn Backend>), graph)),
         Wanted::Layers(layers) => {
             let placement = Placement::last_layers(*layers, blocks, "gpu");
             let mut both = [placement.clone(), placement];

@@ -16,6 +16,7 @@ use crate::backend::{Backend, KvOptions, Progress};
 use crate::graph::{Executor, ExecutorError, Graph, Placement};
 use backends::cpu_backend;
 use choice::{Choice, Wanted};
+use planned::Planner;
 pub(super) use planned::plan;
 
 /// Builds stages that take the place of those that failed.
@@ -42,44 +43,66 @@ pub(super) fn open(
     let cpu = cpu_backend(options)?;
     let kernels = *cpu.kernels();
     let wanted = Wanted::of(options);
-    let choice = match choice::choose(graph, options, kv, &wanted, &cpu) {
-        // A model for which there is no room is not made smaller by the CPU.
-        Err(error) if wanted == Wanted::Auto && !matches!(error, Error::Plan(_)) => {
-            tracing::info!("using the CPU: {error}");
-            Choice::cpu(graph, &cpu)
-        }
-        other => other?,
+    let planner = match wanted {
+        Wanted::Auto => planned::planner(graph, options, kv, &cpu)?,
+        _ => None,
     };
-    let cpu = (wanted == Wanted::Auto && !choice.is_cpu()).then(|| Arc::clone(&cpu) as Arc<dyn Backend>);
-    let (executor, fallback, choice) = build(graph, choice, cpu, &options.taps, kv, progress)?;
+    let (executor, fallback, choice) = match planner {
+        Some(planner) => build_planned(graph, planner, cpu, &options.taps, kv, progress)?,
+        None => {
+            let choice = choice::choose(graph, options, kv, &wanted, &cpu)?;
+            (build(graph, &choice, &options.taps, kv, progress)?, None, choice)
+        }
+    };
     Ok(Opened { executor, fallback, description: choice.description(), kernels, placement: choice.text() })
 }
 
-/// Builds the stages of a choice; also gives what to do when one of them fails, and the choice. With a CPU, everything goes
-/// there if a device cannot be built or fails.
+/// Builds the stages of a choice.
 fn build(
     graph: &Graph,
-    choice: Choice,
-    cpu: Option<Arc<dyn Backend>>,
+    choice: &Choice,
+    taps: &[Option<usize>],
+    kv: KvOptions,
+    progress: &dyn Progress,
+) -> Result<Executor, Error> {
+    let [prefill, decode] = [&choice.prefill, &choice.decode].map(|p| cut(p.clone(), graph, taps));
+    Ok(Executor::build_phases(graph, [&prefill?, &decode?], &choice.backends, kv, progress)?)
+}
+
+/// Builds the stages that are fastest by plan; also gives what to do when one of them fails, and the choice. A device that
+/// has less memory than was known gets fewer layers; what cannot be built at all goes to the CPU.
+fn build_planned(
+    graph: &Graph,
+    mut planner: Planner,
+    cpu: Arc<dyn Backend>,
     taps: &[Option<usize>],
     kv: KvOptions,
     progress: &dyn Progress,
 ) -> Result<(Executor, Option<Fallback>, Choice), Error> {
-    let build = |choice: &Choice| {
-        let [prefill, decode] = [&choice.prefill, &choice.decode].map(|p| cut(p.clone(), graph, taps));
-        Executor::build_phases(graph, [&prefill?, &decode?], &choice.backends, kv, progress).map_err(Error::from)
-    };
-    let Some(cpu) = cpu else { return Ok((build(&choice)?, None, choice)) };
-    let placement = Placement::single("cpu", graph.len());
-    match build(&choice) {
-        Ok(executor) => {
-            let fallback = fallback(graph.clone(), cut(placement, graph, taps)?, cpu, kv);
-            Ok((executor, Some(fallback), choice))
-        }
-        Err(error) => {
-            tracing::warn!("{error}; using the CPU");
-            let choice = Choice { prefill: placement.clone(), decode: placement, backends: vec![cpu] };
-            Ok((build(&choice)?, None, choice))
+    let mut choice = planner.choice()?;
+    loop {
+        let error = match build(graph, &choice, taps, kv, progress) {
+            Ok(executor) => {
+                let placement = cut(Placement::single("cpu", graph.len()), graph, taps)?;
+                let fallback = (!choice.is_cpu()).then(|| fallback(graph.clone(), placement, cpu, kv));
+                return Ok((executor, fallback, choice));
+            }
+            Err(error) => error,
+        };
+        let room = match &error {
+            Error::Executor(error) => error.reason().room().map(|room| (error.backend(), room)),
+            _ => None,
+        };
+        match room.and_then(|(device, room)| planner.choice_within(device, room)) {
+            Some(smaller) => {
+                tracing::info!("{error}; trying {}", smaller.text());
+                choice = smaller;
+            }
+            None => {
+                tracing::warn!("{error}; using the CPU");
+                choice = Choice::on(&cpu, graph);
+                return Ok((build(graph, &choice, taps, kv, progress)?, None, choice));
+            }
         }
     }
 }

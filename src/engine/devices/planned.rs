@@ -8,20 +8,51 @@ use super::choice::{self, Choice, Wanted};
 use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, BackendError, KvOptions};
 use crate::engine::{Error, OpenOptions};
-use crate::graph::planner::{self, Assignment, Phases, PlanError};
+use crate::graph::planner::{self, Assignment, Machine, Phases, PlanError, Workload};
 use crate::graph::{Graph, Placement};
 use crate::plan::{self, AssumedDevice, BlockCost, CostSource, Priced, Report};
 
 /// Devices and what they cost.
 type Devices = Vec<(Arc<dyn Backend>, Priced)>;
 
-/// The placement that is fastest on the devices of this machine.
-pub(super) fn choose(
+/// The devices that `auto` plans for.
+pub(super) struct Planner {
+    pub(super) backends: Vec<Arc<dyn Backend>>,
+    pub(super) machine: Machine,
+    pub(super) workload: Workload,
+}
+
+impl Planner {
+    /// The fastest placement.
+    pub(super) fn choice(&self) -> Result<Choice, Error> {
+        let (phases, prediction) = planner::plan(&self.machine, self.workload, true)?;
+        let placement = |assignment| planner::placement(&self.machine, assignment);
+        let (prefill, decode) = (placement(&phases.prefill), placement(&phases.decode));
+        let choice = Choice { prefill, decode, backends: self.backends.clone() };
+        tracing::info!("placement {}: {:.3} ms a token by prediction", choice.text(), 1e3 * prediction.token.decode);
+        Ok(choice)
+    }
+
+    /// The fastest placement after all, when a device turned out to have no more than `bytes`; `None` if that is nothing new.
+    pub(super) fn choice_within(&mut self, device: &str, bytes: u64) -> Option<Choice> {
+        let device = self.machine.devices.iter_mut().find(|known| known.name == device)?;
+        // Buffers come on top later, and others use the device too.
+        let bytes = bytes / 10 * 9;
+        if device.budget.is_some_and(|budget| budget <= bytes) {
+            return None;
+        }
+        device.budget = Some(bytes);
+        self.choice().ok()
+    }
+}
+
+/// What `auto` plans for, if there is a GPU beside the CPU.
+pub(super) fn planner(
     graph: &Graph,
     options: &OpenOptions,
     kv: KvOptions,
     cpu: &Arc<CpuBackend>,
-) -> Result<Choice, Error> {
+) -> Result<Option<Planner>, Error> {
     let mut left_out = Vec::new();
     let mut backends = candidates(options, &mut left_out);
     let mut devices = Vec::new();
@@ -31,16 +62,11 @@ pub(super) fn choose(
     }
     left_out.iter().for_each(|line| tracing::info!("{line}"));
     if devices.len() < 2 {
-        return Ok(Choice::cpu(graph, cpu));
+        return Ok(None);
     }
     let (backends, priced): (Vec<_>, Vec<_>) = devices.into_iter().unzip();
     let machine = plan::machine(&priced, graph, kv, options.chunk);
-    let (phases, prediction) = planner::plan(&machine, options.workload, true)?;
-    let [prefill, decode] =
-        [&phases.prefill, &phases.decode].map(|assignment| planner::placement(&machine, assignment));
-    let choice = Choice { prefill, decode, backends };
-    tracing::info!("placement {}: {:.3} ms a token by prediction", choice.text(), 1e3 * prediction.token.decode);
-    Ok(choice)
+    Ok(Some(Planner { backends, machine, workload: options.workload }))
 }
 
 /// What a block costs on each of `backends`, the CPU first; those on which that cannot be told are left out. Nothing is run if
@@ -141,7 +167,7 @@ pub(in crate::engine) fn plan(
             // What it would be with memory enough.
             Err(error @ PlanError::DoesNotFit(_)) => {
                 problem = Some(error.to_string());
-                let mut machine = machine.clone();
+                let mut machine = Machine { memory: None, ..machine.clone() };
                 machine.devices.iter_mut().for_each(|device| device.budget = None);
                 planner::plan(&machine, options.workload, true)?
             }
@@ -162,7 +188,7 @@ pub(in crate::engine) fn plan(
 }
 
 /// A placement as the planner has it.
-fn assignment(machine: &planner::Machine, placement: &Placement) -> Result<Assignment, Error> {
+fn assignment(machine: &Machine, placement: &Placement) -> Result<Assignment, Error> {
     let of_layer = |layer: usize| {
         let name = placement.backend_of(layer).unwrap_or("cpu");
         machine.devices.iter().position(|device| device.name == name).ok_or_else(|| {

@@ -25,6 +25,18 @@ pub struct ExecutorError {
     reason: BackendError,
 }
 
+impl ExecutorError {
+    /// The backend that failed.
+    pub fn backend(&self) -> &str {
+        &self.backend
+    }
+
+    /// Why.
+    pub fn reason(&self) -> &BackendError {
+        &self.reason
+    }
+}
+
 /// What a pass works on: the two may have different placements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {

@@ -78,9 +78,11 @@ impl<'a> Search<'a> {
     /// Seconds of a request that a boundary in front of `layer` costs: in this phase from `from` to `to`, and in the other
     /// one if it has none there.
     fn boundary(&self, layer: usize, from: usize, to: usize) -> f64 {
+        // Of equal orders, that of the devices.
+        let order = if to < from { self.tie / 1e3 } else { 0.0 };
         let crossing = self.machine.crossing(from, to);
         let (prompt, generated) = (self.workload.prompt as f64, self.workload.generated as f64);
-        let Some(fixed) = self.fixed else { return self.workload.seconds(crossing) };
+        let Some(fixed) = self.fixed else { return self.workload.seconds(crossing) + order };
         let of = |seconds: super::Seconds, prefill: bool| {
             if prefill { prompt * seconds.prefill } else { generated * seconds.decode }
         };
@@ -90,7 +92,7 @@ impl<'a> Search<'a> {
         } else {
             of(self.machine.crossing(other[layer], other[layer]), fixed.is_prefill)
         };
-        of(crossing, !fixed.is_prefill) + there
+        of(crossing, !fixed.is_prefill) + there + order
     }
 
     /// Seconds of a run of layers, with the boundaries that the other phase makes in it.
