@@ -45,7 +45,7 @@ impl Side {
 pub struct LayerTime {
     /// Index of the layer: 0 is the embedding, then come the blocks, then the head.
     pub layer: usize,
-    /// The backend.
+    /// The backend; of a placement with different ones for prompts and single tokens, both.
     pub backend: String,
     /// Milliseconds of a token of the prompt. Of the head, with all logits of every token.
     pub prompt_ms: f64,
@@ -106,7 +106,7 @@ fn side(
         context: Some(options.context.unwrap_or(tokens.len()).max(tokens.len())),
         ..options.clone()
     };
-    // Opened once to see how many blocks there are: nothing is read for that but the header.
+    // A stage for each layer. How many there are is in the header.
     let blocks = crate::model::build_graph(crate::demo::open(path)?.into())?.blocks().len();
     let taps = std::iter::once(None).chain((0..blocks).map(Some)).collect();
     let model = Model::open(path, &OpenOptions { taps, ..options })?;
@@ -115,7 +115,7 @@ fn side(
     let mut logits = Vec::with_capacity(tokens.len() * model.config().vocab_size);
     // Once to wake threads and compile kernels, once to measure.
     let mut times = [Vec::new(), Vec::new()];
-    for round in 0..2 {
+    for _ in 0..2 {
         logits.clear();
         let sequence = engine.create();
         engine.executor_mut().take_times();
@@ -126,20 +126,22 @@ fn side(
         times[1] = engine.executor_mut().take_times();
         engine.release(sequence);
         result?;
-        tracing::debug!("round {round} of {placement}");
     }
     let ms = |time: Duration, tokens: usize| 1e3 * time.as_secs_f64() / tokens.max(1) as f64;
-    let layer = |(index, (layers, backend, _)): (usize, (std::ops::Range<usize>, &str, _))| LayerTime {
-        layer: layers.start,
-        backend: backend.to_owned(),
-        prompt_ms: ms(times[0][index].time, prompt.len()),
-        token_ms: ms(times[1][index].time, alone.len()),
-    };
-    let side = Side {
-        placement: model.placement().to_owned(),
-        devices: model.backend().to_owned(),
-        layers: engine.executor().stages().enumerate().map(layer).collect(),
-    };
+    let mut layers: Vec<LayerTime> = Vec::new();
+    for (index, (stage, backend, _)) in engine.executor().stages().enumerate() {
+        let (prompt_ms, token_ms) = (ms(times[0][index].time, prompt.len()), ms(times[1][index].time, alone.len()));
+        match layers.last_mut().filter(|layer| layer.layer == stage.start) {
+            // Prompts and single tokens have different devices.
+            Some(layer) => {
+                layer.backend = format!("{} | {backend}", layer.backend);
+                layer.prompt_ms += prompt_ms;
+                layer.token_ms += token_ms;
+            }
+            None => layers.push(LayerTime { layer: stage.start, backend: backend.to_owned(), prompt_ms, token_ms }),
+        }
+    }
+    let side = Side { placement: model.placement().to_owned(), devices: model.backend().to_owned(), layers };
     Ok((side, logits))
 }
 

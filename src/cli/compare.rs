@@ -19,11 +19,7 @@ pub(super) fn describe(
 ) -> anyhow::Result<String> {
     let checkpoint = sterna::demo::open(path)?;
     let tokens = match text {
-        Some(text) => {
-            // Without layers to pack, opening the model would be for its tokenizer alone.
-            let tokenizer = sterna::engine::tokenizer_of(&checkpoint)?;
-            tokenizer.encode(text, true)?
-        }
+        Some(text) => sterna::engine::tokenizer_of(&checkpoint)?.encode(text, true)?,
         None => {
             let vocab = sterna::model::build_graph(checkpoint.into())?.config().vocab_size as u32;
             (0..(prompt + alone) as u32).map(|i| (i * 31 + 7) % vocab).collect()

@@ -171,8 +171,8 @@ impl Engine {
     ) -> Result<(), Error> {
         self.check(work)?;
         let mut done = vec![0; work.len()];
-        // Outputs of a pass that were delivered before a device failed: the pass is made again, they are not told again.
-        let mut delivered = 0;
+        // Tokens of each item whose outputs were told: when a device fails passes are made again, and these not told again.
+        let mut told = vec![0; work.len()];
         loop {
             let passes = self.next_passes(work, &done, trace.is_some());
             let Some(last) = passes.last() else { return Ok(()) };
@@ -206,14 +206,13 @@ impl Engine {
                     LogitsFor::All => 0..count,
                 };
                 let before = passes.iter().map(|pass| pass.count(item)).sum::<usize>() - count;
-                for token in wanted {
-                    if index >= delivered {
-                        let mut output = self.executor.output(index);
-                        result = sink(item, done[item] + before + token, &mut output);
+                for token in wanted.map(|token| done[item] + before + token) {
+                    if token >= told[item] {
+                        result = sink(item, token, &mut self.executor.output(index));
                         if result.is_err() {
                             break 'sinks;
                         }
-                        delivered = index + 1;
+                        told[item] = token + 1;
                     }
                     index += 1;
                 }
@@ -223,7 +222,6 @@ impl Engine {
                 self.recover(error)?;
                 continue;
             }
-            delivered = 0;
             for (item, count) in passes.iter().flat_map(|pass| pass.items.iter().copied()) {
                 let new = &work[item].tokens[done[item]..done[item] + count];
                 if let Some(sequence) = self.sequences.get_mut(&work[item].sequence) {

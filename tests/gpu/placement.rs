@@ -290,7 +290,7 @@ fn layers_are_counted_or_weighed() {
     let backend = GpuBackend::new(GpuOptions { adapter: AdapterChoice::Index(index), ..gpu.clone() }).unwrap();
     let graph = build_graph(Arc::new(demo::checkpoint().unwrap())).unwrap();
     let needs = |layers| backend.needs(&graph, layers, KvOptions { kind: KvType::F16, pages: 2 }).unwrap();
-    let two = needs(1..3).total() + needs(0..1).weights.max(needs(5..6).weights);
+    let two = needs(1..3).total() + needs(0..1).weights + needs(5..6).weights;
     assert_eq!(placed(&format!("gpu:{two}B")).unwrap(), "embed=gpu,0-1=gpu,2-3=cpu,head=cpu");
     assert_eq!(placed("gpu:1G").unwrap(), "gpu");
     for (text, what) in [("tpu", "no backend \"tpu\""), ("gpu:5", "5 blocks"), ("gpu=99", "with number 99")] {

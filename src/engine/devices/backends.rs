@@ -6,6 +6,8 @@ use crate::backend::cpu::{CpuBackend, CpuOptions};
 use crate::backend::{Backend, BackendError, Device};
 use crate::engine::{Error, OpenOptions};
 use crate::graph::Placement;
+#[cfg(feature = "gpu")]
+use crate::graph::planner::MAX_DEVICES;
 
 /// The CPU as the options say.
 pub(super) fn cpu_backend(options: &OpenOptions) -> Result<Arc<CpuBackend>, Error> {
@@ -101,7 +103,7 @@ fn gpu(
     Err(BackendError::NoGpuSupport.into())
 }
 
-/// The GPUs that `auto` chooses from: the one that is asked for, or all that are no software. Those that cannot be opened
+/// The GPUs that `auto` chooses from: the one that is asked for, or the best of those that are no software. Those that cannot be opened
 /// are left out, with a line in `left_out`.
 #[cfg(feature = "gpu")]
 pub(super) fn candidates(options: &OpenOptions, left_out: &mut Vec<String>) -> Vec<Arc<dyn Backend>> {
@@ -113,7 +115,7 @@ pub(super) fn candidates(options: &OpenOptions, left_out: &mut Vec<String>) -> V
         None => options.gpu.adapter.clone(),
     };
     let indices = match asked {
-        AdapterChoice::Best => usable(&found),
+        AdapterChoice::Best => usable(&found).into_iter().take(MAX_DEVICES - 1).collect(),
         ref asked => match choose(&found, asked) {
             Ok(found) => vec![found.summary.index],
             Err(error) => {

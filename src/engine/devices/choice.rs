@@ -112,10 +112,11 @@ pub(super) fn choose(
         if let Some(shares) = shares(text) {
             let renamed: Vec<String> =
                 (0..).map_while(|layer| placement.backend_of(layer).map(str::to_owned)).collect();
+            let is_alone = renamed.len() == 1;
             let counted = renamed
                 .into_iter()
                 .zip(shares?)
-                .map(|(name, (_, share))| Ok((name.clone(), count(graph, kv, &backends, &name, share)?)));
+                .map(|(name, (_, share))| Ok((name.clone(), count(graph, kv, &backends, (&name, share), is_alone)?)));
             *placement = of_shares(graph, &counted.collect::<Result<Vec<_>, Error>>()?, text)?;
         }
     }
@@ -134,13 +135,14 @@ pub(super) fn of_names(graph: &Graph, wanted: &Wanted) -> Result<[Placement; 2],
     }
 }
 
-/// Blocks of a share. Of one by memory, as many as fit beside the embedding or the head, which may come with them.
+/// Blocks of a share. Of one by memory, as many as fit beside the embedding or the head, which may come with them; both may
+/// if there is no other share.
 fn count(
     graph: &Graph,
     kv: KvOptions,
     backends: &[Arc<dyn Backend>],
-    name: &str,
-    share: Share,
+    (name, share): (&str, Share),
+    is_alone: bool,
 ) -> Result<usize, Error> {
     let bytes = match share {
         Share::Blocks(count) => return Ok(count),
@@ -148,7 +150,9 @@ fn count(
     };
     let Some(backend) = backends.iter().find(|backend| backend.name() == name) else { return Ok(0) };
     let last = graph.len() - 1;
-    let ends = backend.needs(graph, 0..1, kv)?.weights.max(backend.needs(graph, last..last + 1, kv)?.weights);
+    let [embed, head] = [0..1, last..last + 1].map(|layers| backend.needs(graph, layers, kv));
+    let (embed, head) = (embed?.weights, head?.weights);
+    let ends = if is_alone { embed + head } else { embed.max(head) };
     let fits = |count: &usize| backend.needs(graph, 1..count + 1, kv).is_ok_and(|needs| needs.total() + ends <= bytes);
     Ok((1..=graph.blocks().len()).take_while(fits).last().unwrap_or(0))
 }

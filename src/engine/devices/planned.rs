@@ -125,8 +125,7 @@ fn cost(
 }
 
 /// What `options` would make of `graph`: the placement that is asked for, or the fastest one. `assumed` are devices that are
-/// not there; with any of them, those that are there count only as far as they are named. `has_weights` says whether blocks
-/// can be run.
+/// not there; with any of them, the GPUs that are there do not count. `has_weights` says whether blocks can be run.
 pub(in crate::engine) fn plan(
     graph: &Graph,
     options: &OpenOptions,
@@ -156,6 +155,13 @@ pub(in crate::engine) fn plan(
     if !priced.iter().any(|device| device.facts.name == "cpu") {
         let bounds = plan::cpu_bounds(&cpu, graph, kv)?;
         priced.insert(0, Priced::of(&*cpu, graph, kv, options.workload, bounds, CostSource::Bounds)?);
+    }
+    if placements.is_some() && !left_out.is_empty() {
+        return Err(Error::BadOption {
+            option: "placement",
+            found: left_out.join("; "),
+            expected: "devices whose times are known: plan a model with such blocks first, or assume a device",
+        });
     }
     for device in assumed {
         priced.push(plan::assumed(device, graph, kv, options.workload)?);

@@ -241,6 +241,44 @@ fn a_prompt_on_two_devices_survives_the_loss_of_one() {
 }
 
 #[test]
+fn what_was_told_of_a_batch_is_not_told_again() {
+    // Three sequences whose logits are asked for one after the other; the device fails at the second one.
+    let prompts = [text(4 * CHUNK, 3), text(30, 5), text(9, 7)];
+    let best = Best { count: 1, margin: 0.0, also: &[], temperature: None };
+    let run = |engine: &mut Engine| {
+        let sequences = prompts.each_ref().map(|_| engine.create());
+        let mut told = Vec::new();
+        let mut sink = |item: usize, token: usize, output: &mut Output<'_>| {
+            told.push((item, token, output.all()?.to_vec()));
+            Ok(())
+        };
+        let items = sequences.into_iter().zip(&prompts);
+        let work: Vec<_> =
+            items.map(|(sequence, tokens)| Work { sequence, tokens, logits: LogitsFor::Best(best) }).collect();
+        engine.forward(&work, &mut sink, None).expect("the CPU takes over");
+        told.sort_by_key(|(item, ..)| *item);
+        told
+    };
+    let want = run(&mut engine_with(["cpu", "cpu"], &[cpu()], KvType::F16).expect("stages"));
+    for placements in [["embed=cpu,0-1=cpu,2-=gpu,head=gpu"; 2], ["gpu", "cpu"]] {
+        for nth in 0..3 {
+            let asked = AtomicUsize::new(0);
+            let device = HookedBackend::new("gpu", 1.0, move |call| {
+                let fails = call == Call::AllLogits && asked.fetch_add(1, Ordering::SeqCst) >= nth;
+                if fails { Err(BackendError::NoGpuSupport) } else { Ok(()) }
+            });
+            let backends: [Arc<dyn Backend>; 2] = [cpu(), Arc::new(device)];
+            let mut engine = engine_with(placements, &backends, KvType::F16).expect("stages");
+            let graph = graph();
+            let placement = Placement::single("cpu", graph.len());
+            engine.set_fallback(Some(devices::fallback(graph, placement, cpu(), KV)));
+            let (got, warnings) = listen(|| run(&mut engine));
+            assert!(got == want && warnings.len() == 1, "{placements:?}, output {nth}: {warnings:?}");
+        }
+    }
+}
+
+#[test]
 fn a_device_that_cannot_be_built_leaves_nothing_behind() {
     for call in 1..=2 {
         let fault = Fault::at(call);
