@@ -18,6 +18,15 @@ pub enum BackendError {
     /// A GPU was asked for, but this build has no support for them.
     #[error("this build cannot use GPUs: build it with the feature gpu, or choose --device cpu")]
     NoGpuSupport,
+    /// Prompts and generated tokens have different devices, and the cache has a number type that only the CPU has.
+    #[error(
+        "a key-value cache of {kv} cannot be handed over from one device to another: use --kv f16 or f32, or one placement \
+         for prompts and generation"
+    )]
+    HandOver {
+        /// The number type.
+        kv: &'static str,
+    },
     /// No backend has this name.
     #[error("there is no backend {name:?}; this build has: {known}")]
     Unknown {
@@ -26,4 +35,19 @@ pub enum BackendError {
         /// The names that exist.
         known: String,
     },
+}
+
+impl BackendError {
+    /// Bytes that the device turned out to have, if memory is what it lacked.
+    pub fn room(&self) -> Option<u64> {
+        #[cfg(feature = "gpu")]
+        if let BackendError::Gpu(error) = self {
+            return match error {
+                super::gpu::GpuError::OutOfMemory { held, .. } => Some(*held),
+                super::gpu::GpuError::DoesNotFit { free, .. } => Some(*free),
+                _ => None,
+            };
+        }
+        None
+    }
 }
