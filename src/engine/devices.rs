@@ -90,9 +90,9 @@ pub(super) fn open(
 #[cfg(feature = "gpu")]
 fn gpu(options: &OpenOptions) -> Result<Arc<dyn Backend>, Error> {
     use crate::backend::BackendError;
-    use crate::backend::gpu::{GpuBackend, GpuError};
+    use crate::backend::gpu::{GpuBackend, GpuError, GpuOptions};
 
-    let mut wanted = options.gpu.clone();
+    let mut wanted = GpuOptions { head: options.head, ..options.gpu.clone() };
     if let Device::Gpu(Some(which)) = &options.device {
         // Any text is a choice.
         wanted.adapter = which.parse().unwrap_or_default();

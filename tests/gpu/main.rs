@@ -13,5 +13,6 @@ mod linear;
 mod model;
 mod quantize;
 mod robust;
+mod search;
 mod shaders;
 mod support;

@@ -7,6 +7,7 @@
 //! device can do ([`Variant`]).
 
 mod adapter;
+mod answer;
 mod best;
 mod block;
 mod device;
@@ -14,11 +15,14 @@ mod disk_cache;
 mod error;
 mod fit;
 mod head;
+mod int8_rows;
 mod kernels;
+mod logits;
 mod parts;
 mod programs;
 mod record;
 mod rows;
+mod search;
 pub mod shader;
 mod stage;
 mod weights;
@@ -34,9 +38,10 @@ pub use programs::Programs;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::{Backend, BackendError, KvOptions, Progress, Stage};
+use super::{Backend, BackendError, HeadKind, KvOptions, Progress, Stage};
 use crate::graph::Graph;
 
 /// How bytes are multiplied.
@@ -55,6 +60,8 @@ pub struct GpuOptions {
     pub adapter: AdapterChoice,
     /// How bytes are multiplied.
     pub dot: Dot,
+    /// How the best logits are found: by an int8 copy of the head only where there is memory for it beside the head.
+    pub head: HeadKind,
     /// Sums by subgroups, where the adapter has them.
     pub subgroups: bool,
     /// The limits that WebGPU promises everywhere, instead of the adapter's.
@@ -80,6 +87,7 @@ impl Default for GpuOptions {
         GpuOptions {
             adapter: AdapterChoice::Best,
             dot: Dot::Packed,
+            head: HeadKind::default(),
             subgroups: true,
             default_limits: false,
             max_binding: None,
@@ -98,6 +106,8 @@ pub struct GpuBackend {
     programs: Arc<Programs>,
     summary: AdapterSummary,
     options: GpuOptions,
+    /// Whether the stages that were last checked leave memory for an int8 copy of the head.
+    has_room: AtomicBool,
 }
 
 impl GpuBackend {
@@ -111,7 +121,7 @@ impl GpuBackend {
         let gpu = Arc::new(Gpu::open(found, &options)?);
         let summary = found.summary.clone();
         tracing::info!("GPU: {} ({}, {}, {})", summary.name, summary.kind, summary.api, summary.driver);
-        Ok(GpuBackend { programs: Arc::new(Programs::new(gpu)), summary, options })
+        Ok(GpuBackend { programs: Arc::new(Programs::new(gpu)), summary, options, has_room: AtomicBool::new(true) })
     }
 
     /// The open device.
@@ -144,7 +154,9 @@ impl Backend for GpuBackend {
     }
 
     fn check(&self, graph: &Graph, stages: &[Range<usize>], kv: KvOptions) -> Result<(), BackendError> {
-        fit::check(self.gpu(), &self.options, graph, stages, kv)
+        let head = fit::check(self.gpu(), &self.options, graph, stages, kv)?;
+        self.has_room.store(head == self.options.head, Ordering::Relaxed);
+        Ok(())
     }
 
     fn build_stage(
@@ -154,6 +166,8 @@ impl Backend for GpuBackend {
         kv: KvOptions,
         progress: &dyn Progress,
     ) -> Result<Box<dyn Stage>, BackendError> {
-        Ok(Box::new(stage::GpuStage::build(&self.programs, &self.options, graph, layers, kv, progress)?))
+        let head = if self.has_room.load(Ordering::Relaxed) { self.options.head } else { HeadKind::Exact };
+        let options = GpuOptions { head, ..self.options.clone() };
+        Ok(Box::new(stage::GpuStage::build(&self.programs, &options, graph, layers, kv, progress)?))
     }
 }
