@@ -87,6 +87,8 @@ pub fn open(options: &Options, spec: &Spec) -> Result<Model, Error> {
             kv: spec.kv,
             context: Some(options.context()),
             device: options.device.clone(),
+            #[cfg(feature = "gpu")]
+            gpu: options.gpu.clone(),
             ..OpenOptions::default()
         },
     )

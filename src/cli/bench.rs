@@ -13,6 +13,8 @@ use sterna::bench::{self, ModelSource, Options, Report, Row, Test};
 use sterna::tune::Tuned;
 use sterna::{Isa, Layout};
 
+#[cfg(feature = "gpu")]
+use super::common::GpuArgs;
 use super::common::{self, KvArg, TuningArgs};
 use super::explain;
 use super::synth;
@@ -67,6 +69,10 @@ pub(super) struct Args {
     /// The device: cpu, gpu, gpu=NUMBER, gpu=NAME or software
     #[arg(long, default_value = "cpu")]
     device: Device,
+
+    #[cfg(feature = "gpu")]
+    #[command(flatten)]
+    gpu: GpuArgs,
 
     /// Instead of measuring, count what one generated token costs: kernels started, command buffers, bytes
     #[arg(long)]
@@ -155,6 +161,8 @@ fn options(args: Args) -> anyhow::Result<Options> {
         tuning: args.tuning.over(tuned.as_ref()),
         kvs: args.kv.into_iter().map(KvArg::kind).collect(),
         device: args.device,
+        #[cfg(feature = "gpu")]
+        gpu: args.gpu.options(),
         repetitions: args.repetitions.into(),
     })
 }

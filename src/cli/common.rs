@@ -7,6 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+#[cfg(feature = "gpu")]
+use sterna::backend::gpu::GpuOptions;
 use sterna::backend::{Device, Progress};
 use sterna::tune::Tuned;
 use sterna::{GenerateOptions, HeadKind, Isa, KvType, Layout, Method, Model, OpenOptions, Sampling, Timings, Tuning};
@@ -61,15 +63,31 @@ pub(super) struct ModelArgs {
     #[arg(long, default_value = "cpu")]
     device: Device,
 
-    /// Most memory of the GPU that the model may take, such as 6G or 800M; one that takes more is refused [default: what is
-    /// free, where the GPU shares the CPU's memory]
     #[cfg(feature = "gpu")]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    gpu_memory: Option<u64>,
+    #[command(flatten)]
+    gpu: GpuArgs,
 
     /// Which backend serves which layer, instead of --device: a name, or a map such as embed=cpu,0-19=gpu,20-=cpu,head=cpu
     #[arg(long)]
     placement: Option<String>,
+}
+
+/// How a GPU is used.
+#[cfg(feature = "gpu")]
+#[derive(Args, Clone, Copy)]
+pub(super) struct GpuArgs {
+    /// Most memory of the GPU that the model may take, such as 6G or 800M; one that takes more is refused [default: what is
+    /// free, where the GPU shares the CPU's memory]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    gpu_memory: Option<u64>,
+}
+
+#[cfg(feature = "gpu")]
+impl GpuArgs {
+    /// The options, with the folder in which compiled kernels are kept.
+    pub(super) fn options(self) -> GpuOptions {
+        GpuOptions { memory: self.gpu_memory, cache: gpu_cache(), ..GpuOptions::default() }
+    }
 }
 
 /// What `sterna tune` finds, set by hand. No value changes what a model says.
@@ -195,7 +213,7 @@ impl ModelArgs {
             placement: self.placement.clone(),
             taps,
             #[cfg(feature = "gpu")]
-            gpu: sterna::backend::gpu::GpuOptions { memory: self.gpu_memory, cache: gpu_cache(), ..Default::default() },
+            gpu: self.gpu.options(),
             ..OpenOptions::default()
         };
         let model = Model::open_with_progress(path, &options, PackingBar::new)?;

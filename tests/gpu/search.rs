@@ -155,8 +155,7 @@ fn check_intervals(
     let groups = rows.div_ceil(16);
     let (bytes, bounds) = int8_copy(&values, rows, cols);
     let asked = bench.put(&vec![0u32; tokens * 132]);
-    let (intervals, tops) =
-        (bench.put(&vec![0.0f32; tokens * groups * 32]), bench.put(&vec![0.0f32; tokens * groups]));
+    let (intervals, tops) = (bench.put(&vec![0.0f32; tokens * groups * 32]), bench.put(&vec![0.0f32; tokens * groups]));
     // In two buffers, as a device with a small limit needs it.
     let first_groups = groups.div_ceil(2);
     for (first, count) in [(0, first_groups), (first_groups, groups - first_groups)] {
@@ -180,10 +179,13 @@ fn check_intervals(
         for row in 0..rows {
             let at = (token * groups * 4 + row / 4) * 8 + row % 4;
             let (low, high, logit) = (intervals[at], intervals[at + 4], exact[token * rows + row]);
-            let holds = low <= logit && logit <= high || logit.is_nan() && high >= 3e38;
+            // Either there is an interval, or anything goes.
+            let holds = low <= logit && logit <= high || low <= -3e38 && high >= 3e38;
             assert!(holds, "{what}: row {row} of input {token}: {logit} in {low}..{high}");
             best[0] = best[0].max(low);
-            width += f64::from(high - low) / (length(&values[row * cols..][..cols]) * x) / (rows * tokens) as f64;
+            width += (f64::from(high) - f64::from(low))
+                / (length(&values[row * cols..][..cols]) * x)
+                / (rows * tokens) as f64;
         }
         best[1] = tops[token * groups..][..groups].iter().fold(f32::MIN, |m, &top| m.max(top));
         assert_eq!(best[0], best[1], "{what}: the largest lower end of input {token}");
@@ -231,9 +233,9 @@ fn check_candidates(found: &Candidates, all: &[f32], wanted: &Best<'_>, what: &s
         let mass: f64 = (0..all.len()).filter(others).map(weight).sum();
         let (least, most) = found.mass.unwrap();
         assert!(least <= mass && mass <= most, "{what}: {least} {mass} {most}");
-        // What is uncertain is next to nothing of all.
+        // What is uncertain is little of all.
         let unit = (f64::from(top - found.rest) / f64::from(temperature)).exp();
-        assert!(most - least <= 1e-3 * (mass + unit), "{what}: {least} {mass} {most} of {unit}");
+        assert!(most - least <= 0.2 * (mass + unit), "{what}: {least} {mass} {most} of {unit}");
     }
 }
 
@@ -312,11 +314,11 @@ fn tokens(model: &Model, sampling: &Sampling, count: usize) -> Vec<u32> {
 fn the_tokens_are_those_of_the_exact_head() {
     let _turn = turn();
     for (i, (variant, options)) in variants().into_iter().enumerate() {
-        let models = [("demo", 40), ("bitnet_b_awkward", 16), ("bitnet_bf16_online", 16), ("llama_a", 16)];
-        for (name, count) in models.into_iter().filter(|(name, _)| i == 0 || *name == "demo") {
+        let models = ["demo", "bitnet_b_awkward", "bitnet_bf16_online", "llama_a"];
+        for name in models.into_iter().filter(|name| i == 0 || *name == "demo") {
             let [int8, exact] = [HeadKind::Int8, HeadKind::Exact].map(|head| open(name, &options, head));
             for sampling in samplings() {
-                let [got, want] = [&int8, &exact].map(|model| tokens(model, &sampling, count));
+                let [got, want] = [&int8, &exact].map(|model| tokens(model, &sampling, 8));
                 assert_eq!(got, want, "{variant} {name}, {sampling:?}");
             }
         }
@@ -329,6 +331,7 @@ fn little_is_read_beside_the_int8_rows() {
     let Some((_, options)) = variants().into_iter().next() else { return };
     let model = open("demo", &options, HeadKind::Int8);
     let vocab = model.config().vocab_size;
+    const TOKENS: u64 = 16;
     let counters = |engine: &sterna::engine::Engine| engine.executor().counters().next().unwrap().2;
     for sampling in samplings() {
         let mut engine = model.engine();
@@ -337,7 +340,7 @@ fn little_is_read_beside_the_int8_rows() {
         let mut history = model.tokenizer().unwrap().encode("Once upon a time", true).unwrap();
         let (mut recent, mut pending, mut all) = (Vec::new(), history.clone(), 0);
         let before = counters(&engine);
-        for _ in 0..50 {
+        for _ in 0..TOKENS {
             let logits = sampler.wanted(&history, &mut recent);
             let mut next = 0;
             let mut sink = |_: usize, _: usize, output: &mut Output<'_>| {
@@ -351,9 +354,9 @@ fn little_is_read_beside_the_int8_rows() {
         }
         engine.release(sequence);
         let cost = counters(&engine).since(&before);
-        let rows = cost.kernels["rescore"].bytes / (model.config().hidden_size as u64 * 2) / 50;
-        println!("{rows} of {vocab} rows multiplied for a token, all for {all} of 50 tokens: {sampling:?}");
-        assert!(rows <= vocab as u64 / 4 && all <= 5, "{sampling:?}");
+        let rows = cost.kernels["rescore"].bytes / (model.config().hidden_size as u64 * 2) / TOKENS;
+        println!("{rows} of {vocab} rows multiplied for a token, all for {all} of {TOKENS} tokens: {sampling:?}");
+        assert!(rows <= vocab as u64 / 4 && all <= 4, "{sampling:?}");
         assert!(sampling.temperature > 0.0 || all == 0 && rows <= 100, "{sampling:?}");
     }
 }

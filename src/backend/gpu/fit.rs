@@ -12,6 +12,7 @@ use super::rows::DenseRows;
 use super::workspace::{BLOCK_LEN, Capacity, Workspace, padded};
 use super::{GpuError, GpuOptions, stage};
 use crate::backend::{BackendError, HeadKind, KvOptions};
+use crate::format::DenseTensor;
 use crate::graph::{BlockSpec, Graph, Layer};
 
 /// Bytes that some stages take on a device.
@@ -84,19 +85,20 @@ pub(super) fn needed(
 ) -> Result<Needed, BackendError> {
     let config = graph.config();
     let shape = Shape::new(config, kv.kind, gpu.name())?;
+    let bytes_of = |dense: &DenseTensor| DenseRows::bytes_of(dense.ty, dense.rows, dense.cols);
     let mut needed = Needed::default();
     for layers in stages {
         let mut blocks = 0;
         for index in layers.clone() {
             match graph.layer(index) {
-                Layer::Embed => needed.dense += DenseRows::bytes_of(&graph.embedding()?),
+                Layer::Embed => needed.dense += bytes_of(&graph.embedding()?),
                 Layer::Block(_, spec) => {
                     needed.blocks += block_bytes(graph, spec, &shape);
                     blocks += 1;
                 }
                 Layer::Head => {
                     if !(layers.contains(&0) && graph.is_tied()) {
-                        needed.dense += DenseRows::bytes_of(&graph.head()?);
+                        needed.dense += bytes_of(&graph.head()?);
                     }
                     needed.dense += 4 * padded(config.hidden_size) as u64;
                     needed.scratch += GpuHead::scratch_bytes(gpu, config, FEW_TOKENS);

@@ -193,7 +193,9 @@ impl GpuHead {
             buffers.exact.finish(recorder, group, out, &mut unclear)?;
         }
         let search = buffers.search.as_ref().filter(|_| !searched.is_empty());
-        for (search, group) in search.into_iter().flat_map(|search| searched.chunks(search.outputs).map(move |g| (search, g))) {
+        for (search, group) in
+            search.into_iter().flat_map(|search| searched.chunks(search.outputs).map(move |g| (search, g)))
+        {
             self.set_range(queue, group);
             search.ask(queue, group);
             let mut recorder = queue.record();

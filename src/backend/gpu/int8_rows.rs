@@ -79,7 +79,7 @@ impl Int8Rows {
         progress.expect(Int8Rows::bytes_of(tensor.rows, tensor.cols));
         let (groups, group_bytes) = (tensor.rows.div_ceil(GROUP), group_bytes(tensor.cols));
         let at_once = (gpu.max_binding() as usize / group_bytes.max(BOUNDS_BYTES)).max(1);
-        let slab = (SLAB_BYTES / (GROUP * row_bytes(tensor))).max(1);
+        let slab = (SLAB_BYTES / (GROUP * row_bytes(tensor.ty, tensor.cols))).max(1);
         let mut pieces = Vec::new();
         for first in (0..groups).step_by(at_once) {
             let count = at_once.min(groups - first);
@@ -131,11 +131,11 @@ const fn group_bytes(cols: usize) -> usize {
 /// Values and bounds of `groups` groups from `first`.
 fn quantized(tensor: &DenseTensor, first: usize, groups: usize) -> (Vec<u8>, Vec<Bounds>) {
     let rows = first * GROUP..((first + groups) * GROUP).min(tensor.rows);
-    let row_bytes = row_bytes(tensor);
+    let row_bytes = row_bytes(tensor.ty, tensor.cols);
     let source = converted(tensor, rows.clone(), row_bytes);
     let file_bytes = tensor.data.len() / tensor.rows;
     tensor.data.release(rows.start * file_bytes..rows.end * file_bytes);
-    let (ty, isa) = (number_type(tensor), Isa::detect());
+    let (ty, isa) = (number_type(tensor.ty), Isa::detect());
     let used_bytes = ty.row_bytes(tensor.cols).expect("floats have blocks of one");
     let stride = tensor.cols.div_ceil(TILE) * TILE;
     let mut values = vec![0; groups * group_bytes(tensor.cols)];

@@ -32,6 +32,8 @@ pub(super) struct ExactLogits {
     readback: Memory,
     multiply: Vec<BindGroup>,
     best: BindGroup,
+    /// Seen by kernels only; it counts as held as long as it is bound.
+    _vocabulary: Memory,
 }
 
 /// What is wanted of an output, if the kernel can tell the best; else all its logits are.
@@ -71,6 +73,7 @@ impl ExactLogits {
             logits,
             found,
             readback,
+            _vocabulary: vocabulary,
         })
     }
 
@@ -118,7 +121,8 @@ impl ExactLogits {
     ) -> Result<(), GpuError> {
         let mut size = 0;
         for (i, asked) in group.iter().enumerate() {
-            let (from, words) = if best_of(asked).is_some() { (&self.found, FOUND) } else { (&self.logits, self.vocab) };
+            let (from, words) =
+                if best_of(asked).is_some() { (&self.found, FOUND) } else { (&self.logits, self.vocab) };
             let bytes = 4 * words as u64;
             recorder.copy(from, i as u64 * bytes, &self.readback, size, bytes);
             size += bytes;

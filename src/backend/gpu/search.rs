@@ -21,9 +21,10 @@ const INTERVAL_BYTES: u64 = 64 << 20;
 /// Classes of logits by their distance from the best.
 const CLASSES: usize = 256;
 
-/// Rows that the weights of their logits may make candidates, and as a share of all.
-const FEW: usize = 4096;
-const SHARE: usize = 8;
+/// Rows that may become candidates for the weight of their logits: at most so many, and one in so many. Having to ask for
+/// all logits afterwards costs more than these.
+const FEW: usize = 8192;
+const FEW_OF: usize = 4;
 
 /// Bytes of what is known of a part of the vocabulary, and of an input's rounding.
 const PART_BYTES: usize = 16;
@@ -79,6 +80,8 @@ pub(super) struct Search {
     rescore: Vec<BindGroup>,
     rescore_kernel: Kernel,
     answer: BindGroup,
+    /// What only kernels see; it counts as held as long as it is bound.
+    _between: [Memory; 7],
 }
 
 impl Search {
@@ -96,7 +99,7 @@ impl Search {
         let reads = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
         let readback = gpu.buffer("candidates to be read", (outputs * 4 * ANSWER) as u64, reads)?;
         let part = groups.div_ceil(CHUNKS).max(1);
-        let few = FEW.min(vocab / SHARE);
+        let few = FEW.min(vocab / FEW_OF);
         let vocabulary = gpu.uniform("the vocabulary", &[vocab, groups, part, few].map(|n| n as u32))?;
         let multiply = of.copy.pieces.iter().map(|piece| {
             let [values, rounded] = [&of.planes.values, &of.planes.rounded];
@@ -117,14 +120,13 @@ impl Search {
             rescore: rescore.collect::<Result<_, _>>()?,
             rescore_kernel,
             classes: programs.bind(Kernel::Classes, &[&vocabulary, &intervals, &asked, &tops, &classes])?,
-            candidates: programs.bind(
-                Kernel::Candidates,
-                &[&vocabulary, &intervals, &asked, &tops, &classes, &candidates, &parts],
-            )?,
+            candidates: programs
+                .bind(Kernel::Candidates, &[&vocabulary, &intervals, &asked, &tops, &classes, &candidates, &parts])?,
             answer: programs.bind(Kernel::Answer, &[&candidates, &parts, &asked, &exact, &answers])?,
             asked,
             answers,
             readback,
+            _between: [vocabulary, intervals, tops, classes, candidates, exact, parts],
         })
     }
 
@@ -202,4 +204,3 @@ impl Search {
 
 /// Candidates that an output has room for.
 const SEGMENTS: usize = (CHUNKS + 1) * SEGMENT;
-
