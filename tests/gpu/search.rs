@@ -116,22 +116,51 @@ fn int8_copy(values: &[f32], rows: usize, cols: usize) -> (Vec<i8>, Vec<f32>) {
     (bytes, bounds)
 }
 
+/// What inputs are like.
+#[derive(Clone, Copy, Debug)]
+enum Input {
+    Any(Kind),
+    /// The error of the first row, so that its bound is reached, with its largest number so many times as large.
+    Error(f32),
+}
+
+impl Input {
+    /// Hidden states and the weights of the norm that make such inputs.
+    fn make(self, random: &mut Random, row: &[f32], tokens: usize) -> (Vec<f32>, Vec<f32>) {
+        let (cols, mut weight) = (row.len(), Vec::new());
+        match self {
+            // The norm takes the scale away and its weights give another.
+            Input::Any(kind) => {
+                let hidden = matrix(random, Kind::Gaussian, &[], tokens, cols);
+                push(random, kind, cols, &mut weight);
+                (hidden, weight)
+            }
+            Input::Error(times) => {
+                let mut q = vec![0; cols];
+                let bound = quantize_row(Isa::Scalar, row, &mut q);
+                weight.extend(row.iter().zip(q).map(|(x, q)| (x - f32::from(q) * bound.scale) / bound.worst));
+                let largest = weight.iter_mut().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap();
+                *largest *= times;
+                (vec![1.0; tokens * cols], weight)
+            }
+        }
+    }
+}
+
 /// Checks the intervals of a matrix and some inputs; returns their mean width relative to `‖w‖ ‖x‖`.
 fn check_intervals(
     bench: &Bench,
     (ty, rows, cols, tokens): (RowType, usize, usize, usize),
     main: Kind,
     odd: &[Kind],
-    input: Kind,
+    input: Input,
 ) -> f64 {
     let what = format!("{} {ty:?} {rows}x{cols}, {tokens} inputs: {main:?} {odd:?} {input:?}", bench.name);
     let mut random = Random(31);
     let mut values = matrix(&mut random, main, odd, rows, cols);
     let file = rounded(ty, &mut values, cols);
     let shape = shape(&config(1, 1, 16, cols, Gate::Relu2), KvType::F32);
-    // The norm takes the scale away and its weights give another: the inputs are of the kind that is asked for.
-    let (source, mut weight) = (matrix(&mut random, Kind::Gaussian, &[], tokens, cols), Vec::new());
-    push(&mut random, input, cols, &mut weight);
+    let (source, weight) = input.make(&mut random, &values[..cols], tokens);
     let (source, weight) = (bench.put(&padded_rows(&source, cols)), bench.put(&padded_rows(&weight, cols)));
     let wanted: Vec<[u32; 2]> = (0..tokens as u32).map(|token| [token, token]).collect();
     let padded = cols.next_multiple_of(16);
@@ -200,16 +229,21 @@ fn intervals_hold_the_exact_logits() {
         for (i, ty) in [RowType::F16, RowType::Bf16, RowType::F32].into_iter().enumerate() {
             for (j, input) in KINDS.into_iter().enumerate().filter(|(_, kind)| *kind != Kind::NearTie) {
                 let (rows, cols, tokens) = [(33, 64, 1), (100, 30, 3), (70, 200, 9), (5, 1, 2)][(i + j) % 4];
-                check_intervals(&bench, (ty, rows, cols, tokens), Kind::Gaussian, &KINDS, input);
-                check_intervals(&bench, (ty, rows, cols, tokens), Kind::Outliers, &[], input);
+                check_intervals(&bench, (ty, rows, cols, tokens), Kind::Gaussian, &KINDS, Input::Any(input));
+                check_intervals(&bench, (ty, rows, cols, tokens), Kind::Outliers, &[], Input::Any(input));
             }
         }
+        let check = |input| check_intervals(&bench, (RowType::F16, 64, 640, 2), Kind::Gaussian, &[], input);
         // They are as narrow as int8 rows allow: ‖e‖ is about 1/127/√12 of the largest number, 3 to 4 times the mean.
-        let width = check_intervals(&bench, (RowType::F16, 64, 640, 2), Kind::Gaussian, &[], Kind::Gaussian);
+        let width = check(Input::Any(Kind::Gaussian));
         assert!(width > 0.005 && width < 0.02, "{}: {width}", bench.name);
         // Outliers of the input do not widen them.
-        let outliers = check_intervals(&bench, (RowType::F16, 64, 640, 2), Kind::Gaussian, &[], Kind::Outliers);
+        let outliers = check(Input::Any(Kind::Outliers));
         assert!(outliers < 1.3 * width, "{}: {outliers} instead of {width}", bench.name);
+        // The worst inputs there are for a row.
+        for times in [1.0, 30.0, 1000.0] {
+            check(Input::Error(times));
+        }
     }
 }
 

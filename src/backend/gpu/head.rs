@@ -151,37 +151,13 @@ impl GpuHead {
         record: impl FnOnce(&mut Recorder<'_>) -> Result<(), GpuError>,
         out: &mut Outputs,
     ) -> Result<(), GpuError> {
-        let first = self.inputs.len();
-        for (_, best) in wanted {
-            match best.filter(can_ask) {
-                Some(_) => out.push_candidates(),
-                None => out.push(Entry::Full(0)),
-            }
-        }
-        // Those that are searched for lie behind the others, so that the inputs of either are next to each other.
-        let (searched, exact): (Vec<_>, Vec<_>) =
-            wanted.iter().enumerate().partition(|(_, (_, best))| self.is_searched(best));
-        self.inputs.resize(first + wanted.len(), 0);
-        let mut places = Vec::with_capacity(wanted.len());
-        for (input, &(i, &(row, _))) in (first..).zip(exact.iter().chain(&searched)) {
-            self.inputs[first + i] = input;
-            places.push([row as u32, input as u32]);
-        }
-        let [exact, searched] = [exact, searched]
-            .map(|group| group.into_iter().map(|(i, &(_, best))| (first + i, best)).collect::<Vec<Asked<'_>>>());
-
-        let buffers = self.buffers.as_mut().expect("a pass has begun");
-        queue.write(&buffers.wanted, bytemuck::cast_slice(&places));
-        if buffers.final_norm.is_none() {
-            let mut bindings = vec![&w.hidden, &self.norm, &buffers.wanted, &buffers.inputs];
-            bindings.extend(buffers.planes.iter().flat_map(|planes| [&planes.values, &planes.rounded]));
-            buffers.final_norm = Some(queue.programs.bind(norm_kernel(&self.copy), &bindings)?);
-        }
+        let [exact, searched] = self.arrange(queue, wanted, out);
+        self.bind_norm(queue, w)?;
         let buffers = self.buffers.as_ref().expect("a pass has begun");
         let norm = buffers.final_norm.as_ref().expect("bound above");
         let mut record = Some(|recorder: &mut Recorder<'_>| {
             record(recorder)?;
-            recorder.dispatch(norm_kernel(&self.copy), norm, [wanted.len() as u32, 1, 1], 0)
+            recorder.dispatch(self.norm_kernel(), norm, [wanted.len() as u32, 1, 1], 0)
         });
         let mut unclear = Vec::new();
         for group in exact.chunks(buffers.exact.outputs) {
@@ -192,10 +168,8 @@ impl GpuHead {
             buffers.exact.record(&mut recorder, &self.rows, group)?;
             buffers.exact.finish(recorder, group, out, &mut unclear)?;
         }
-        let search = buffers.search.as_ref().filter(|_| !searched.is_empty());
-        for (search, group) in
-            search.into_iter().flat_map(|search| searched.chunks(search.outputs).map(move |g| (search, g)))
-        {
+        for group in searched.chunks(buffers.search.as_ref().map_or(1, |search| search.outputs)) {
+            let search = buffers.search.as_ref().expect("room was made when the pass began");
             self.set_range(queue, group);
             search.ask(queue, group);
             let mut recorder = queue.record();
@@ -209,6 +183,44 @@ impl GpuHead {
             self.all_logits(queue, output, out)?;
         }
         Ok(())
+    }
+
+    /// Gives each output its place in `out` and its input: those that are searched for lie behind the others, so that the
+    /// inputs of either are next to each other. Returns the others, then those.
+    fn arrange<'a>(&mut self, queue: &mut Queue, wanted: &[Wanted<'a>], out: &mut Outputs) -> [Vec<Asked<'a>>; 2] {
+        let first = self.inputs.len();
+        for (_, best) in wanted {
+            match best.filter(can_ask) {
+                Some(_) => out.push_candidates(),
+                None => out.push(Entry::Full(0)),
+            }
+        }
+        let outputs = wanted.iter().zip(first..).map(|(&(_, best), output)| (output, best));
+        let (searched, exact): (Vec<_>, Vec<_>) = outputs.partition(|(_, best)| self.is_searched(best));
+        self.inputs.resize(first + wanted.len(), 0);
+        let mut places = Vec::with_capacity(wanted.len());
+        for (input, &(output, _)) in (first..).zip(exact.iter().chain(&searched)) {
+            self.inputs[output] = input;
+            places.push([wanted[output - first].0 as u32, input as u32]);
+        }
+        let buffers = self.buffers.as_ref().expect("a pass has begun");
+        queue.write(&buffers.wanted, bytemuck::cast_slice(&places));
+        [exact, searched]
+    }
+
+    fn bind_norm(&mut self, queue: &Queue, w: &Workspace) -> Result<(), GpuError> {
+        let kernel = self.norm_kernel();
+        let buffers = self.buffers.as_mut().expect("a pass has begun");
+        if buffers.final_norm.is_none() {
+            let mut bindings = vec![&w.hidden, &self.norm, &buffers.wanted, &buffers.inputs];
+            bindings.extend(buffers.planes.iter().flat_map(|planes| [&planes.values, &planes.rounded]));
+            buffers.final_norm = Some(queue.programs.bind(kernel, &bindings)?);
+        }
+        Ok(())
+    }
+
+    fn norm_kernel(&self) -> Kernel {
+        if self.copy.is_some() { Kernel::HeadInput } else { Kernel::FinalNorm }
     }
 
     /// Says which inputs the next submission is for: those of `group` lie next to each other.
@@ -244,9 +256,4 @@ impl GpuHead {
     pub(super) fn bytes_read(&self) -> u64 {
         self.copy.as_ref().map_or_else(|| self.rows.bytes(), Int8Rows::bytes)
     }
-}
-
-/// The kernel of the final norm.
-fn norm_kernel(copy: &Option<Int8Rows>) -> Kernel {
-    if copy.is_some() { Kernel::HeadInput } else { Kernel::FinalNorm }
 }
