@@ -1,4 +1,4 @@
-// #use exp, reduce
+// #use question, order, exp, reduce
 // The KEEP best logits of each of CHUNKS parts of the vocabulary, and the weight of the others: what sampling needs to
 // know. One workgroup of 256 threads per part and output.
 //
@@ -14,8 +14,6 @@ struct Vocabulary {
 
 @group(0) @binding(0) var<uniform> vocabulary: Vocabulary;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;
-// For each output: number of ids, temperature (bits; 0 for no weights), ids.
-@group(0) @binding(2) var<storage, read> asked: array<u32>;
 @group(0) @binding(3) var<storage, read_write> found: array<u32>;
 
 const ENTRY = 2u * KEEP + 2u;
@@ -23,12 +21,6 @@ const FOUND = CHUNKS * ENTRY + ASKED;
 
 var<workgroup> best_keys: array<u32, 256>;
 var<workgroup> best_ids: array<u32, 256>;
-
-// A number whose order as an integer is that of the float; 0 for none.
-fn order(logit: f32) -> u32 {
-    let bits = bitcast<u32>(logit);
-    return select(bits | 0x80000000u, ~bits, bits >= 0x80000000u);
-}
 
 // Whether a is in front of b: larger, or the same with the lower id.
 fn is_before(key_a: u32, id_a: u32, key_b: u32, id_b: u32) -> bool {
@@ -42,11 +34,10 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, thread: Thread) {
     let first = min(place.x * vocabulary.part, vocabulary.size);
     let end = min(first + vocabulary.part, vocabulary.size);
     let entry = place.y * FOUND + place.x * ENTRY;
-    let question = place.y * (ASKED + 2u);
 
     var bad = 0;
     for (var i = first + id; i < end; i += WG) {
-        if (bitcast<u32>(logits[base + i]) & 0x7fffffffu) > 0x7f800000u {
+        if is_nan(logits[base + i]) {
             bad = 1;
         }
     }
@@ -86,7 +77,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, thread: Thread) {
     }
 
     var weight = 0.0;
-    let temperature = bitcast<f32>(asked[question + 1u]);
+    let temperature = bitcast<f32>(asked[place.y * QUESTION + TEMPERATURE]);
     if temperature > 0.0 && last_key > 0u {
         let last = logits[base + last_id];
         for (var i = first + id; i < end; i += WG) {
@@ -101,7 +92,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, thread: Thread) {
         found[entry + 2u * KEEP] = bitcast<u32>(weight);
         found[entry + 2u * KEEP + 1u] = u32(bad);
     }
-    if place.x == 0u && id < min(asked[question], ASKED) {
-        found[place.y * FOUND + CHUNKS * ENTRY + id] = bitcast<u32>(logits[base + asked[question + 2u + id]]);
+    if place.x == 0u && id < asked_ids(place.y) {
+        found[place.y * FOUND + CHUNKS * ENTRY + id] = bitcast<u32>(logits[base + asked_id(place.y, id)]);
     }
 }

@@ -30,6 +30,12 @@ impl Counters {
         self.kernels.values().map(|count| count.dispatches).sum()
     }
 
+    /// `bytes` more were read by a kernel that was started before.
+    #[cfg(feature = "gpu")]
+    pub(in crate::backend) fn read_more(&mut self, kernel: &'static str, bytes: u64) {
+        self.kernels.entry(kernel).or_default().bytes += bytes;
+    }
+
     /// Bytes that all kernels read.
     pub fn bytes(&self) -> u64 {
         self.kernels.values().map(|count| count.bytes).sum()

@@ -45,14 +45,30 @@ impl Outputs {
         self.entries.push(entry);
     }
 
-    /// The first place in `candidates` that no output uses.
+    /// Appends an output of candidates, in memory that no other output uses.
     #[cfg(feature = "gpu")]
-    pub(in crate::backend) fn free_candidates(&self) -> usize {
+    pub(in crate::backend) fn push_candidates(&mut self) {
         let used = self.entries.iter().map(|entry| match entry {
             Entry::Best(index) => index + 1,
             Entry::Full(_) => 0,
         });
-        used.max().unwrap_or(0)
+        let index = used.max().unwrap_or(0);
+        if self.candidates.len() <= index {
+            self.candidates.resize_with(index + 1, Candidates::default);
+        }
+        self.entries.push(Entry::Best(index));
+    }
+
+    /// The candidates of output `index`.
+    ///
+    /// # Panics
+    /// If there is no such output, or it has all logits.
+    #[cfg(feature = "gpu")]
+    pub(in crate::backend) fn candidates_mut(&mut self, index: usize) -> &mut Candidates {
+        match self.entries[index] {
+            Entry::Best(index) => &mut self.candidates[index],
+            Entry::Full(_) => panic!("output {index} has all logits"),
+        }
     }
 
     /// Puts all logits in the place of output `index`; returns their memory.

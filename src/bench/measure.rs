@@ -92,6 +92,8 @@ pub fn open_options(options: &Options, spec: &Spec) -> OpenOptions {
         device: options.device.clone(),
         placement: options.placement.clone(),
         tuning_file: options.tuning_file.clone(),
+        #[cfg(feature = "gpu")]
+        gpu: options.gpu.clone(),
         ..OpenOptions::default()
     }
 }

@@ -6,6 +6,8 @@ use sterna_cpu::kv::KvType;
 use sterna_cpu::{Isa, Layout, Tuning};
 
 use crate::backend::Device;
+#[cfg(feature = "gpu")]
+use crate::backend::gpu::GpuOptions;
 use crate::format::{Encoding, FormatError};
 use crate::synth::{self, Shape};
 
@@ -108,6 +110,9 @@ pub struct Options {
     pub placement: Option<String>,
     /// Where times of blocks are kept.
     pub tuning_file: Option<PathBuf>,
+    /// How a GPU is used.
+    #[cfg(feature = "gpu")]
+    pub gpu: GpuOptions,
     /// How often each combination is measured.
     pub repetitions: usize,
 }

@@ -13,6 +13,8 @@ use sterna::bench::{self, ModelSource, Options, Report, Row, Test};
 use sterna::tune::Tuned;
 use sterna::{Isa, Layout};
 
+#[cfg(feature = "gpu")]
+use super::common::GpuArgs;
 use super::common::{self, KvArg, TuningArgs};
 use super::synth;
 use super::{compare, explain};
@@ -72,6 +74,9 @@ pub(super) struct Args {
     /// Which backend serves which layer, instead of --device
     #[arg(long)]
     placement: Option<String>,
+    #[cfg(feature = "gpu")]
+    #[command(flatten)]
+    gpu: GpuArgs,
 
     /// Instead of measuring, count what one generated token costs: kernels started, command buffers, bytes
     #[arg(long)]
@@ -193,6 +198,8 @@ fn options(args: Args) -> anyhow::Result<Options> {
         device: args.device,
         placement: args.placement,
         tuning_file: common::tuning_file(),
+        #[cfg(feature = "gpu")]
+        gpu: args.gpu.options(),
         repetitions: args.repetitions.into(),
     })
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+#[cfg(feature = "gpu")]
+use sterna::backend::gpu::GpuOptions;
 use sterna::backend::{Device, Progress};
 use sterna::plan::Workload;
 use sterna::tune::Tuned;
@@ -63,11 +65,9 @@ pub(super) struct ModelArgs {
     #[arg(long)]
     device: Option<Device>,
 
-    /// Most memory of the GPU that the model may take, such as 6G or 800M; one that takes more is refused [default: what is
-    /// free, where the GPU shares the CPU's memory]
     #[cfg(feature = "gpu")]
-    #[arg(long, value_name = "SIZE", value_parser = sterna::size::parse)]
-    gpu_memory: Option<u64>,
+    #[command(flatten)]
+    gpu: GpuArgs,
 
     /// So many layers on the GPU, from the last block on: one more than there are blocks is the head too, two more the
     /// embedding
@@ -90,6 +90,24 @@ pub(super) struct ModelArgs {
     /// What `auto` is fast for: tokens of a prompt and of the answer
     #[arg(long, value_name = "PROMPT:ANSWER", default_value_t)]
     workload: Workload,
+}
+
+/// How a GPU is used.
+#[cfg(feature = "gpu")]
+#[derive(Args, Clone, Copy)]
+pub(super) struct GpuArgs {
+    /// Most memory of the GPU that the model may take, such as 6G or 800M; one that takes more is refused [default: what is
+    /// free, where the GPU shares the CPU's memory]
+    #[arg(long, value_name = "SIZE", value_parser = sterna::size::parse)]
+    gpu_memory: Option<u64>,
+}
+
+#[cfg(feature = "gpu")]
+impl GpuArgs {
+    /// The options, with the folder in which compiled kernels are kept.
+    pub(super) fn options(self) -> GpuOptions {
+        GpuOptions { memory: self.gpu_memory, cache: gpu_cache(), ..GpuOptions::default() }
+    }
 }
 
 /// What `sterna tune` finds, set by hand. No value changes what a model says.
@@ -220,7 +238,7 @@ impl ModelArgs {
             tuning_file: tuning_file(),
             taps,
             #[cfg(feature = "gpu")]
-            gpu: sterna::backend::gpu::GpuOptions { memory: self.gpu_memory, cache: gpu_cache(), ..Default::default() },
+            gpu: self.gpu.options(),
             ..OpenOptions::default()
         })
     }

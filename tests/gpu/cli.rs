@@ -61,8 +61,14 @@ fn the_cost_of_a_token_is_explained() {
         let stage = &cost["stages"][0];
         assert_eq!((&stage["backend"], &stage["submissions"]), (&"gpu".into(), &1.into()), "{stage}");
         let bytes = |key: &str| stage[key].as_u64().unwrap() as f64;
-        // Padding and the logits that are searched are all that is read beyond the least.
+        // Padding, intervals and few exact rows are all that is read beyond the least.
         assert!(bytes("bytes") >= bytes("least_bytes") && bytes("bytes") <= 1.05 * bytes("least_bytes"), "{stage}");
+        // Of the head, an int8 row and its bounds.
+        let read = |name: &str| {
+            let kernels = stage["kernels"].as_array().unwrap();
+            kernels.iter().find(|kernel| kernel[0] == name).map_or(0, |kernel| kernel[2].as_u64().unwrap())
+        };
+        assert!(read("int8 head") > 0 && read("head") == 0 && read("rescore") < read("int8 head") / 4, "{stage}");
     }
     assert!(costs[1]["stages"][0]["bytes"].as_u64() > costs[0]["stages"][0]["bytes"].as_u64(), "the cache is read too");
     let text = sterna().args(["bench", "--explain", "--device", &device]).output().unwrap();
@@ -83,6 +89,9 @@ fn a_model_that_does_not_fit_is_refused_with_numbers() {
     assert!(!refused.status.success() && text.contains("of 2.5 MiB (--gpu-memory)"), "{text}");
     let text = String::from_utf8(run("much").stderr).unwrap();
     assert!(text.contains("6G") && text.contains("--gpu-memory"), "{text}");
+    let bench = ["bench", "--explain", "--device", &device, "--gpu-memory", "2.5M"];
+    let text = String::from_utf8(sterna().args(bench).output().unwrap().stderr).unwrap();
+    assert!(text.contains("of 2.5 MiB (--gpu-memory)"), "{text}");
 }
 
 #[test]
@@ -94,6 +103,10 @@ fn compiled_kernels_go_to_a_folder() {
     sterna().args(["run", "x", "-n", "2", "--device", &device]).env("STERNA_GPU_CACHE", &cache).assert().success();
     let is_vulkan = json(&["devices", "--json"])["gpus"].as_array().unwrap().iter().any(|gpu| gpu["api"] == "vulkan");
     assert_eq!(cache.exists(), is_vulkan, "wgpu keeps kernels of Vulkan only");
+    let bench = folder.path().join("bench");
+    let args = ["bench", "--explain", "--device", &device];
+    sterna().args(args).env("STERNA_GPU_CACHE", &bench).assert().success();
+    assert_eq!(bench.exists(), is_vulkan);
 }
 
 #[test]

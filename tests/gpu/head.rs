@@ -1,16 +1,13 @@
-//! Rows of the embedding, logits, and the best of them.
+//! Rows of the embedding, and logits.
 
 use half::{bf16, f16};
-use sterna::backend::gpu::{GpuOptions, Kernel, RowType};
-use sterna::backend::{Best, Logits, LogitsFor};
-use sterna::engine::Work;
-use sterna::graph::Output;
+use sterna::KvType;
+use sterna::backend::gpu::{Kernel, RowType};
 use sterna::model::Gate;
-use sterna::{Device, KvType, Model, OpenOptions};
 use sterna_cpu::dense::{DenseMatrix, DenseType, dequantize_row, logits};
 use sterna_cpu::{AlignedBuf, Isa, Pool};
 
-use crate::support::{Bench, Random, benches, config, padded_rows, relative_diff, shape, turn, variants};
+use crate::support::{Bench, Random, benches, config, padded_rows, relative_diff, shape, turn};
 
 /// Rows in the bytes of a file.
 fn bytes(ty: DenseType, values: &[f32]) -> Vec<u8> {
@@ -81,55 +78,6 @@ fn logits_and_embeddings_are_those_of_the_cpu() {
             for (vocab, cols, tokens) in [(2, 1, 1), (7, 20, 3), (331, 200, 9), (100, 2560, 1), (509, 384, 17)] {
                 check(&bench, ty, vocab, cols, tokens);
             }
-        }
-    }
-}
-
-fn open(gpu: &GpuOptions) -> Model {
-    Model::open("demo", &OpenOptions { device: Device::Gpu(None), gpu: gpu.clone(), ..OpenOptions::default() }).unwrap()
-}
-
-#[test]
-fn candidates_are_what_all_logits_say() {
-    let _turn = turn();
-    for (name, options) in variants() {
-        let model = open(&options);
-        let tokens = model.tokenizer().unwrap().encode("Once upon a time there was a king who", true).unwrap();
-        let mut engine = model.engine();
-        let also: Vec<u32> = (0..100).map(|i| i * 37 % 4096).collect();
-        for wanted in [
-            Best { count: 1, margin: 0.0, also: &[], temperature: None },
-            Best { count: 40, margin: 0.0, also: &also, temperature: None },
-            Best { count: 1, margin: 0.0, also: &also[..3], temperature: Some(0.8) },
-        ] {
-            let sequence = engine.create();
-            let mut seen = 0;
-            let mut sink = |_: usize, _: usize, output: &mut Output<'_>| {
-                let Logits::Best(candidates) = output.logits() else { panic!("{name}: all logits") };
-                let candidates = candidates.clone();
-                let all = output.all()?.to_vec();
-                assert!(candidates.ids.is_sorted_by(|a, b| a < b), "{name}");
-                for (id, logit) in candidates.ids.iter().zip(&candidates.logits) {
-                    assert_eq!(all[*id as usize], *logit, "{name}: logit of {id}");
-                }
-                let others = |id: &usize| candidates.ids.binary_search(&(*id as u32)).is_err();
-                assert!((0..all.len()).filter(others).all(|id| all[id] < candidates.rest), "{name}: the rest");
-                assert!(wanted.also.iter().all(|id| candidates.ids.binary_search(id).is_ok()), "{name}");
-                let above = candidates.logits.iter().filter(|&&logit| logit >= candidates.rest).count();
-                assert!(above >= wanted.count, "{name}: {above} of {}", wanted.count);
-                if let Some(temperature) = wanted.temperature {
-                    let weight = |id: usize| (f64::from(all[id] - candidates.rest) / f64::from(temperature)).exp();
-                    let mass: f64 = (0..all.len()).filter(others).map(weight).sum();
-                    let (least, most) = candidates.mass.unwrap();
-                    assert!(least <= mass && mass <= most && most - least <= 1e-3 * mass, "{least} {mass} {most}");
-                }
-                seen += 1;
-                Ok(())
-            };
-            let work = [Work { sequence, tokens: &tokens, logits: LogitsFor::Best(wanted) }];
-            engine.forward(&work, &mut sink, None).unwrap();
-            assert_eq!(seen, 1);
-            engine.release(sequence);
         }
     }
 }

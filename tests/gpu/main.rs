@@ -14,5 +14,6 @@ mod model;
 mod placement;
 mod quantize;
 mod robust;
+mod search;
 mod shaders;
 mod support;

@@ -22,6 +22,8 @@ fn kernels() -> Vec<Kernel> {
     let rows = [RowType::F16, RowType::Bf16, RowType::F32];
     let outputs = [Output::Qkv, Output::Residual, Output::Gated];
     let mut kernels = vec![Kernel::Attention, Kernel::AttentionTile, Kernel::FinalNorm, Kernel::Best];
+    kernels.extend([Kernel::HeadInput, Kernel::Classes, Kernel::Candidates, Kernel::Answer]);
+    kernels.extend([1, 4, 8].map(Kernel::Intervals));
     for norm in [false, true] {
         kernels.extend([Kernel::Quantize { norm }, Kernel::Combine { norm }]);
     }
@@ -30,7 +32,7 @@ fn kernels() -> Vec<Kernel> {
         kernels.extend([1, 2, 4, 8].map(|tokens| Kernel::Gemv(output, tokens)));
     }
     for rows in rows {
-        kernels.push(Kernel::Embed(rows));
+        kernels.extend([Kernel::Embed(rows), Kernel::Rescore(rows)]);
         kernels.extend([1, 4, 8].map(|tokens| Kernel::Head(rows, tokens)));
     }
     kernels

@@ -44,15 +44,16 @@ pub struct Int8Rows {
 }
 
 /// The scale of a row, and bounds from above of its errors. Infinite errors mark a row that has no useful copy.
-#[derive(Clone, Copy, Debug, Default)]
-struct RowBound {
-    scale: f32,
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RowBound {
+    /// `ŵ` is the int8 values times this.
+    pub scale: f32,
     /// `‖e‖`
-    error: f32,
+    pub error: f32,
     /// `max |e|`
-    worst: f32,
+    pub worst: f32,
     /// `‖ŵ‖`
-    norm: f32,
+    pub norm: f32,
 }
 
 impl Int8Rows {
@@ -126,8 +127,8 @@ impl Int8Rows {
 }
 
 crate::simd::per_isa! {
-    /// Rounds a row to int8; returns its scale and the bounds of the errors.
-    fn quantize_row(row: &[f32], values: &mut [i8]) -> RowBound = quantize_row_body;
+    /// Rounds a row to int8, which goes to as many `values`; returns its scale and the bounds of the errors.
+    pub fn quantize_row(row: &[f32], values: &mut [i8]) -> RowBound = quantize_row_body;
 }
 
 #[inline(always)]

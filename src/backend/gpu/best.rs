@@ -11,23 +11,28 @@ const ENTRY: usize = 2 * KEEP + 2;
 pub(super) const FOUND: usize = CHUNKS * ENTRY + ASKED;
 const _: () = assert!(4 * FOUND <= 4096);
 
+/// Words of a question.
+pub(super) const QUESTION: usize = 4 + ASKED;
+
 /// Stands for no id.
 const NONE: u32 = u32::MAX;
 
 /// What the sums of weights in single precision may be off by, with room to spare.
-const SLACK: f64 = 1e-4;
+pub(super) const SLACK: f64 = 1e-4;
 
 /// Whether the kernel can answer.
 pub(super) fn can_ask(best: &Best<'_>) -> bool {
     best.also.len() <= ASKED && best.count <= CHUNKS * KEEP / 2
 }
 
-/// The question for an output, as the kernel reads it: number of ids, temperature, ids.
-pub(super) fn question(best: Option<&Best<'_>>) -> impl Iterator<Item = u32> {
-    let also = best.filter(|best| can_ask(best)).map_or(&[][..], |best| best.also);
-    let temperature = best.and_then(|best| best.temperature).unwrap_or(0.0);
-    let ids = also.iter().copied().chain(std::iter::repeat(0)).take(ASKED);
-    [also.len() as u32, temperature.to_bits()].into_iter().chain(ids)
+/// The question for an output, as the kernels read it: number of ids, temperature, count, margin, ids.
+pub(super) fn question(best: Option<Best<'_>>) -> impl Iterator<Item = u32> {
+    let best = best.filter(can_ask);
+    let best = best.unwrap_or(Best { count: 1, margin: 0.0, also: &[], temperature: None });
+    let temperature = best.temperature.unwrap_or(0.0);
+    let ids = best.also.iter().copied().chain(std::iter::repeat(0)).take(ASKED);
+    let head = [best.also.len() as u32, temperature.to_bits(), best.count.max(1) as u32, best.margin.to_bits()];
+    head.into_iter().chain(ids)
 }
 
 /// The candidates in an answer for `vocab` logits, searched in parts of `part`; `false` if they say too little (a logit is

@@ -6,11 +6,12 @@ use sterna_cpu::kv::PAGE_LEN;
 
 use super::device::Gpu;
 use super::head::GpuHead;
+use super::int8_rows::Int8Rows;
 use super::kernels::{FEW_TOKENS, Shape};
 use super::rows::DenseRows;
 use super::workspace::{BLOCK_LEN, Capacity, Workspace, padded};
 use super::{GpuError, GpuOptions, stage};
-use crate::backend::{BackendError, KvOptions, free_memory};
+use crate::backend::{BackendError, HeadKind, KvOptions, free_memory};
 use crate::graph::{BlockSpec, Graph, Layer};
 
 /// Bytes that some stages take on a device.
@@ -28,6 +29,9 @@ pub struct Needed {
     pub block_scratch: u64,
     /// Number of blocks.
     pub block_count: u64,
+    /// An int8 copy of the head and the buffers to search with it, where it is wanted. It is left out where there is no
+    /// memory for it, and is no part of the total.
+    pub copy: u64,
 }
 
 impl Needed {
@@ -98,6 +102,9 @@ pub(super) fn needed(
                     }
                     needed.dense += 4 * padded(config.hidden_size) as u64;
                     needed.scratch += GpuHead::scratch_bytes(gpu, config, FEW_TOKENS);
+                    if options.head == HeadKind::Int8 && Int8Rows::suits(config.hidden_size) {
+                        needed.copy += GpuHead::copy_bytes(gpu, config, FEW_TOKENS);
+                    }
                 }
             }
         }
@@ -115,7 +122,8 @@ pub(super) fn needed(
     Ok(needed)
 }
 
-/// Refuses what does not fit into the budget that is known, or whose cache no kernel could see.
+/// Refuses what does not fit into the budget that is known, or whose cache no kernel could see. What fits may do so with an
+/// int8 copy of the head or without: then the head is read as it is.
 ///
 /// # Errors
 /// If it does not fit; the message has the numbers and what would fit.
@@ -125,7 +133,7 @@ pub(super) fn check(
     graph: &Graph,
     stages: &[Range<usize>],
     kv: KvOptions,
-) -> Result<(), BackendError> {
+) -> Result<HeadKind, BackendError> {
     let needed = needed(gpu, options, graph, stages, kv)?;
     let shape = Shape::new(graph.config(), kv.kind, gpu.name())?;
     let of_block = cache_bytes(&shape, kv.pages);
@@ -139,10 +147,18 @@ pub(super) fn check(
             remedy: format!("a cache of {positions} positions would fit (--ctx), or use the CPU"),
         }));
     }
-    let Some(budget) = gpu.budget() else { return Ok(()) };
+    let Some(budget) = gpu.budget() else { return Ok(options.head) };
     let free = budget.bytes.saturating_sub(gpu.held());
+    if needed.total() + needed.copy <= free {
+        return Ok(options.head);
+    }
     if needed.total() <= free {
-        return Ok(());
+        tracing::info!(
+            "{}: no memory for an int8 copy of the head ({} more): the head is read as it is",
+            gpu.name(),
+            crate::size::text(needed.total() + needed.copy - free)
+        );
+        return Ok(HeadKind::Exact);
     }
     Err(BackendError::Gpu(GpuError::DoesNotFit {
         adapter: gpu.name().into(),

@@ -16,6 +16,12 @@ pub(super) const CHUNKS: usize = 48;
 pub(super) const KEEP: usize = 8;
 pub(super) const ASKED: usize = 128;
 
+/// Candidates of the search by intervals: room for those of a part of the vocabulary, workgroups that multiply them, and
+/// how many an answer tells, which is below 4 KB too.
+pub(super) const SEGMENT: usize = 256;
+pub(super) const TAKERS: usize = 8;
+pub(super) const TOLD: usize = 440;
+
 /// Where the products of a matrix go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Output {
@@ -65,6 +71,18 @@ pub enum Kernel {
     AttentionTile,
     /// The norm in front of the head.
     FinalNorm,
+    /// The same, and the input in 16 bits for the search by intervals.
+    HeadInput,
+    /// Intervals that hold the logits, of up to so many tokens (1, 4 or 8) at a time.
+    Intervals(u32),
+    /// How many logits may be how far below the best.
+    Classes,
+    /// Rows that may be among the best.
+    Candidates,
+    /// Their exact logits.
+    Rescore(RowType),
+    /// What is told of them.
+    Answer,
     /// Logits of up to so many tokens (1, 4 or 8) at a time.
     Head(RowType, u32),
     /// The best logits.
@@ -95,7 +113,12 @@ impl Kernel {
             Kernel::Gemv(Output::Residual, _) | Kernel::Gemm(Output::Residual) => "o, down",
             Kernel::Attention | Kernel::AttentionTile => "attention",
             Kernel::Combine { .. } => "combine",
-            Kernel::FinalNorm => "final norm",
+            Kernel::FinalNorm | Kernel::HeadInput => "final norm",
+            Kernel::Intervals(_) => "int8 head",
+            Kernel::Classes => "classes",
+            Kernel::Candidates => "candidates",
+            Kernel::Rescore(_) => "rescore",
+            Kernel::Answer => "answer",
             Kernel::Head(..) => "head",
             Kernel::Best => "best",
         }
@@ -120,15 +143,23 @@ impl Kernel {
             Kernel::Combine { .. } => vec![U, R, R, W, R, W, W, W],
             Kernel::AttentionTile => vec![R, R, R, R, R, W],
             Kernel::FinalNorm => vec![R, R, R, W],
+            Kernel::HeadInput => vec![R, R, R, W, W, W],
+            Kernel::Intervals(_) => vec![U, U, R, R, R, R, R, W, W],
+            Kernel::Classes => vec![U, R, R, R, W],
+            Kernel::Candidates => vec![U, R, R, R, R, W, W],
+            Kernel::Rescore(_) => vec![U, U, R, R, R, R, W],
+            Kernel::Answer => vec![R, R, R, R, W],
             Kernel::Head(..) => vec![U, U, R, R, W],
             Kernel::Best => vec![U, R, R, W],
         }
     }
 
-    /// Threads of a workgroup: those that read weights are small, so that there are many.
+    /// Threads of a workgroup: those that read weights are small, so that there are many. Exact logits are sums over the
+    /// same threads whichever kernel computes them.
     const fn workgroup(self) -> u32 {
         match self {
-            Kernel::Gemv(..) | Kernel::GemvNorm(_) | Kernel::Head(..) => 128,
+            Kernel::Gemv(..) | Kernel::GemvNorm(_) => 128,
+            Kernel::Head(..) | Kernel::Rescore(_) | Kernel::Intervals(_) => 128,
             _ => 256,
         }
     }
@@ -145,6 +176,12 @@ impl Kernel {
             Kernel::Combine { norm } => ("combine", norm, 1),
             Kernel::AttentionTile => ("attention_tile", false, 1),
             Kernel::FinalNorm => ("final_norm", true, 1),
+            Kernel::HeadInput => ("head_input", true, 1),
+            Kernel::Intervals(tokens) => ("intervals", false, tokens),
+            Kernel::Classes => ("classes", false, 1),
+            Kernel::Candidates => ("candidates", false, 1),
+            Kernel::Rescore(_) => ("rescore", false, 1),
+            Kernel::Answer => ("answer", false, 1),
             Kernel::Head(_, tokens) => ("head", false, tokens),
             Kernel::Best => ("best", false, 1),
         };
@@ -162,7 +199,7 @@ impl Kernel {
                     Output::Gated => "out_gated",
                 },
             )),
-            Kernel::Embed(rows) | Kernel::Head(rows, _) => choices.push((
+            Kernel::Embed(rows) | Kernel::Head(rows, _) | Kernel::Rescore(rows) => choices.push((
                 "rows",
                 match rows {
                     RowType::F16 => "rows_f16",
@@ -297,6 +334,9 @@ impl Shape {
             ("CHUNKS", Int(CHUNKS as u32)),
             ("KEEP", Int(KEEP as u32)),
             ("ASKED", Int(ASKED as u32)),
+            ("TAKERS", Int(TAKERS as u32)),
+            ("SEGMENT", Int(SEGMENT as u32)),
+            ("TOLD", Int(TOLD as u32)),
         ]
     }
 }

@@ -7,6 +7,7 @@
 //! device can do ([`Variant`]).
 
 mod adapter;
+mod answer;
 mod best;
 mod block;
 mod device;
@@ -15,11 +16,14 @@ mod error;
 mod exchange;
 mod fit;
 mod head;
+mod int8_rows;
 mod kernels;
+mod logits;
 mod parts;
 mod programs;
 mod record;
 mod rows;
+mod search;
 pub mod shader;
 mod stage;
 mod weights;
@@ -35,9 +39,10 @@ pub use programs::Programs;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::{Backend, BackendError, KvOptions, Progress, Stage, StageNeeds};
+use super::{Backend, BackendError, HeadKind, KvOptions, Progress, Stage, StageNeeds};
 use crate::graph::Graph;
 
 /// How bytes are multiplied.
@@ -58,6 +63,8 @@ pub struct GpuOptions {
     pub adapter: AdapterChoice,
     /// How bytes are multiplied.
     pub dot: Dot,
+    /// How the best logits are found: by an int8 copy of the head only where there is memory for it beside the head.
+    pub head: HeadKind,
     /// Sums by subgroups, where the adapter has them.
     pub subgroups: bool,
     /// The limits that WebGPU promises everywhere, instead of the adapter's.
@@ -84,6 +91,7 @@ impl Default for GpuOptions {
             name: "gpu".into(),
             adapter: AdapterChoice::Best,
             dot: Dot::Packed,
+            head: HeadKind::default(),
             subgroups: true,
             default_limits: false,
             max_binding: None,
@@ -102,6 +110,8 @@ pub struct GpuBackend {
     programs: Arc<Programs>,
     summary: AdapterSummary,
     options: GpuOptions,
+    /// Whether the stages that were last checked leave memory for an int8 copy of the head.
+    has_room: AtomicBool,
 }
 
 impl GpuBackend {
@@ -115,7 +125,7 @@ impl GpuBackend {
         let gpu = Arc::new(Gpu::open(found, &options)?);
         let summary = found.summary.clone();
         tracing::info!("GPU: {} ({}, {}, {})", summary.name, summary.kind, summary.api, summary.driver);
-        Ok(GpuBackend { programs: Arc::new(Programs::new(gpu)), summary, options })
+        Ok(GpuBackend { programs: Arc::new(Programs::new(gpu)), summary, options, has_room: AtomicBool::new(true) })
     }
 
     /// The open device.
@@ -148,7 +158,9 @@ impl Backend for GpuBackend {
     }
 
     fn check(&self, graph: &Graph, stages: &[Range<usize>], kv: KvOptions) -> Result<(), BackendError> {
-        fit::check(self.gpu(), &self.options, graph, stages, kv)
+        let head = fit::check(self.gpu(), &self.options, graph, stages, kv)?;
+        self.has_room.store(head == self.options.head, Ordering::Relaxed);
+        Ok(())
     }
 
     fn needs(&self, graph: &Graph, layers: Range<usize>, kv: KvOptions) -> Result<StageNeeds, BackendError> {
@@ -171,6 +183,8 @@ impl Backend for GpuBackend {
         kv: KvOptions,
         progress: &dyn Progress,
     ) -> Result<Box<dyn Stage>, BackendError> {
-        Ok(Box::new(stage::GpuStage::build(&self.programs, &self.options, graph, layers, kv, progress)?))
+        let head = if self.has_room.load(Ordering::Relaxed) { self.options.head } else { HeadKind::Exact };
+        let options = GpuOptions { head, ..self.options.clone() };
+        Ok(Box::new(stage::GpuStage::build(&self.programs, &options, graph, layers, kv, progress)?))
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::GpuError;
-use super::device::Gpu;
+use super::device::{Gpu, Memory};
 use super::kernels::{Kernel, Shape};
 use super::programs::Programs;
 use crate::backend::Counters;
@@ -110,6 +110,13 @@ impl Recorder<'_> {
         self.pass = None;
         self.queue.counters.submissions += 1;
         self.queue.gpu().queue().submit([self.encoder.finish()])
+    }
+
+    /// Hands everything to the device, waits for it, and gives the first `size` bytes of `readback` to `f`.
+    pub(super) fn read<T>(self, readback: &Memory, size: u64, f: impl FnOnce(&[u8]) -> T) -> Result<T, GpuError> {
+        self.queue.counters.readback += size;
+        let gpu = Arc::clone(self.queue.gpu());
+        gpu.read(self.submit(), readback, size, f)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::backend::Progress;
 use crate::format::DenseTensor;
 
 /// Rows that are converted at a time, in bytes.
-const SLAB_BYTES: usize = 16 << 20;
+pub(super) const SLAB_BYTES: usize = 16 << 20;
 
 /// `Rows` of the shaders; `other` is the stride of the hidden state or the size of the vocabulary.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -51,7 +51,7 @@ impl DenseRows {
         progress: &dyn Progress,
     ) -> Result<DenseRows, GpuError> {
         progress.expect(DenseRows::bytes_of(tensor.ty, tensor.rows, tensor.cols));
-        let ty = match tensor.ty {
+        let ty = match number_type(tensor.ty) {
             DenseType::F32 => RowType::F32,
             DenseType::Bf16 => RowType::Bf16,
             _ => RowType::F16,
@@ -93,20 +93,33 @@ impl DenseRows {
         (rows * row_bytes(ty, cols)) as u64
     }
 
+    /// Bytes of one row.
+    pub(super) fn row_bytes(&self) -> u64 {
+        self.bytes() / self.vocab.max(1) as u64
+    }
+
     /// Bytes of all rows.
     pub(super) fn bytes(&self) -> u64 {
         self.pieces.iter().map(|piece| piece.memory.size()).sum()
     }
 }
 
+/// Numbers of a row on the device.
+pub(super) fn number_type(ty: DenseType) -> DenseType {
+    match ty {
+        DenseType::F32 | DenseType::Bf16 => ty,
+        _ => DenseType::F16,
+    }
+}
+
 /// Bytes of a row on the device.
-fn row_bytes(ty: DenseType, cols: usize) -> usize {
+pub(super) fn row_bytes(ty: DenseType, cols: usize) -> usize {
     let size = if ty == DenseType::F32 { 4 } else { 2 };
     (cols * size).next_multiple_of(16)
 }
 
 /// Rows as the kernels read them, each padded to `row_bytes` with zeros.
-fn converted(tensor: &DenseTensor, rows: std::ops::Range<usize>, row_bytes: usize) -> Vec<u8> {
+pub(super) fn converted(tensor: &DenseTensor, rows: std::ops::Range<usize>, row_bytes: usize) -> Vec<u8> {
     let mut out = vec![0; rows.len() * row_bytes];
     let mut widened = vec![0.0f32; tensor.cols];
     for (row, out) in rows.zip(out.chunks_exact_mut(row_bytes)) {

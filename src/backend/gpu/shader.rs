@@ -16,9 +16,11 @@ macro_rules! sources {
 }
 
 const SOURCES: &[(&str, &str)] = sources!(
-    "attention", "attention_tile", "best", "combine", "embed", "final_norm", "gemm", "gemv", "gemv_norm", "head", "quantize";
-    "cached_f16", "cached_f32", "dot_packed", "dot_plain", "exp", "gemv_lib", "kv", "linear", "normed", "out_gated", "out_qkv",
-    "out_residual", "quantize_lib", "reduce_subgroup", "reduce_workgroup", "rows_bf16", "rows_f16", "rows_f32"
+    "answer", "attention", "attention_tile", "best", "candidates", "classes", "combine", "embed", "final_norm", "gemm", "gemv",
+    "gemv_norm", "head", "head_input", "intervals", "quantize", "rescore";
+    "cached_f16", "cached_f32", "dot_packed", "dot_plain", "exp", "gemv_lib", "head_lib", "kv", "linear", "normed", "order",
+    "out_gated", "out_qkv", "out_residual", "outputs", "quantize_lib", "question", "reduce_subgroup", "reduce_workgroup",
+    "rounded", "rows_bf16", "rows_f16", "rows_f32", "search"
 );
 
 /// A constant of a shader.

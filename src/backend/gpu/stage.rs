@@ -11,6 +11,7 @@ use wgpu::{BindGroup, BufferUsages};
 use super::block::{GpuBlock, PassShape, RowWidths};
 use super::device::{Gpu, Memory};
 use super::head::{GpuHead, Wanted};
+use super::int8_rows::Int8Rows;
 use super::kernels::{FEW_TOKENS, Kernel, Shape};
 use super::parts::Part;
 use super::programs::Programs;
@@ -18,7 +19,10 @@ use super::record::{Queue, Recorder};
 use super::rows::DenseRows;
 use super::workspace::{BLOCK_LEN, Capacity, Workspace, padded};
 use super::{GpuError, GpuOptions, exchange};
-use crate::backend::{BackendError, Batch, Counters, KvOptions, Observer, Outputs, Progress, Stage, StageMemory};
+use crate::backend::{
+    BackendError, Batch, Counters, HeadKind, KvOptions, Observer, Outputs, Progress, Stage, StageMemory,
+};
+use crate::format::DenseTensor;
 use crate::graph::{Graph, Layer};
 use crate::model::ModelConfig;
 
@@ -83,7 +87,11 @@ impl GpuStage {
                         Some(shared) => shared,
                         None => Arc::new(DenseRows::upload(gpu, "the head", &graph.head()?, progress)?),
                     };
-                    head = Some(GpuHead::build(graph, gpu, rows)?);
+                    let copy = match options.head {
+                        HeadKind::Int8 => copy(gpu, &graph.head()?, progress)?,
+                        HeadKind::Exact => None,
+                    };
+                    head = Some(GpuHead::build(graph, gpu, rows, copy)?);
                 }
             }
         }
@@ -202,9 +210,7 @@ impl GpuStage {
         let mut recorder = queue.record();
         record(&mut recorder)?;
         recorder.copy(&w.hidden, 0, readback, 0, size);
-        let submission = recorder.submit();
-        queue.counters.readback += size;
-        queue.gpu().read(submission, readback, size, |bytes| {
+        recorder.read(readback, size, |bytes| {
             let rows = bytemuck::cast_slice::<u8, f32>(bytes).chunks_exact(stride);
             hidden.chunks_exact_mut(width).zip(rows).for_each(|(to, from)| to.copy_from_slice(&from[..width]));
         })
@@ -249,6 +255,21 @@ impl GpuStage {
     }
 }
 
+/// The int8 copy of a head; none if the kernels cannot have it or the device lacks the memory.
+fn copy(gpu: &Gpu, head: &DenseTensor, progress: &dyn Progress) -> Result<Option<Int8Rows>, GpuError> {
+    if !Int8Rows::suits(head.cols) {
+        return Ok(None);
+    }
+    match Int8Rows::upload(gpu, head, progress) {
+        Ok(copy) => Ok(Some(copy)),
+        Err(error @ GpuError::OutOfMemory { .. }) => {
+            tracing::info!("the head is read as it is: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Multiply-adds of attention of a token with each position that it sees.
 fn attention_work(config: &ModelConfig) -> u64 {
     2 * config.q_size() as u64
@@ -288,7 +309,7 @@ impl Stage for GpuStage {
             hidden.resize(batch.tokens() * width);
         }
         if let Some(head) = &mut self.head {
-            head.begin(&self.queue, batch.outputs().count(), outputs)?;
+            head.begin(&self.queue, batch, outputs)?;
         }
         // Attention of a part stays below the work of a submission too.
         let longest = batch.sequences.iter().map(|s| s.position + s.tokens.len()).max().unwrap_or(0);
@@ -374,7 +395,7 @@ impl Stage for GpuStage {
     fn memory(&self) -> StageMemory {
         StageMemory {
             weights: self.blocks.iter().map(GpuBlock::weight_bytes).sum(),
-            head: self.head.as_ref().map_or(0, GpuHead::bytes),
+            head: self.head.as_ref().map_or(0, GpuHead::bytes_read),
             kv_cache: self.blocks.iter().map(GpuBlock::kv_bytes).sum(),
         }
     }

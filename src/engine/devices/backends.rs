@@ -89,7 +89,12 @@ fn gpu(
     if opened.iter().any(|(known, _)| *known == index) {
         return Ok((index, None));
     }
-    let wanted = GpuOptions { name: name.to_owned(), adapter: AdapterChoice::Index(index), ..options.gpu.clone() };
+    let wanted = GpuOptions {
+        name: name.to_owned(),
+        adapter: AdapterChoice::Index(index),
+        head: options.head,
+        ..options.gpu.clone()
+    };
     Ok((index, Some(Arc::new(GpuBackend::new(wanted).map_err(BackendError::from)?))))
 }
 
@@ -127,7 +132,8 @@ pub(super) fn candidates(options: &OpenOptions, left_out: &mut Vec<String>) -> V
     let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
     for &index in &indices {
         let name = if indices.len() == 1 { "gpu".to_owned() } else { format!("gpu={index}") };
-        let wanted = GpuOptions { name, adapter: AdapterChoice::Index(index), ..options.gpu.clone() };
+        let wanted =
+            GpuOptions { name, adapter: AdapterChoice::Index(index), head: options.head, ..options.gpu.clone() };
         match GpuBackend::new(wanted) {
             Ok(backend) => backends.push(Arc::new(backend)),
             Err(error) => left_out.push(error.to_string()),
