@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use sterna::backend::gpu::{GpuBackend, GpuOptions, Kernel, RowType};
+use sterna::backend::gpu::{GpuBackend, GpuOptions, Kernel, Memory, RowType};
 use sterna::backend::{
     Backend, Batch, BatchSequence, Best, Candidates, Counters, KvOptions, Logits, LogitsFor, Outputs, Stage,
 };
@@ -147,6 +147,40 @@ impl Input {
     }
 }
 
+/// Whether rows that are multiplied alone have the logits, bit for bit, that they have among all.
+fn check_rescored(
+    bench: &Bench,
+    ty: RowType,
+    [params, range, rows_memory, inputs]: [&Memory; 4],
+    cols: usize,
+    all: &[f32],
+    tokens: usize,
+    what: &str,
+) {
+    const PARTS: usize = 49;
+    let (rows, shape) = (all.len() / tokens, shape(&config(1, 1, 16, cols, Gate::Relu2), KvType::F32));
+    let (mut candidates, mut parts) = (vec![0u32; tokens * PARTS * 256], vec![[0u32; 4]; tokens * PARTS]);
+    let segments = (0..tokens * PARTS).filter(|segment| segment % 7 == 0);
+    for segment in segments.clone() {
+        let count = segment % 50;
+        parts[segment][0] = count as u32;
+        let ids = (0..).map(|i| ((i * 13 + segment) % rows) as u32);
+        candidates[segment * 256..][..count].iter_mut().zip(ids).for_each(|(to, id)| *to = id);
+    }
+    let (list, parts_memory, out) =
+        (bench.put(&candidates), bench.put(&parts), bench.put(&vec![0.0f32; candidates.len()]));
+    let bindings = [params, range, rows_memory, inputs, &list, &parts_memory, &out];
+    bench.run(Kernel::Rescore(ty), &shape, &bindings, [PARTS * 8, 1, tokens]);
+    let out: Vec<f32> = bench.get(&out);
+    for segment in segments {
+        for at in segment * 256..segment * 256 + parts[segment][0] as usize {
+            let want = all[segment / PARTS * rows + candidates[at] as usize];
+            let same = out[at].to_bits() == want.to_bits() || out[at].is_nan() && want.is_nan();
+            assert!(same, "{what}: {} instead of {want}", out[at]);
+        }
+    }
+}
+
 /// Checks the intervals of a matrix and some inputs; returns their mean width relative to `‖w‖ ‖x‖`.
 fn check_intervals(
     bench: &Bench,
@@ -180,6 +214,7 @@ fn check_intervals(
     let bindings = [&params, &range, &rows_memory, &inputs, &exact];
     bench.run(Kernel::Head(ty, at_once), &shape, &bindings, [rows.div_ceil(4), 1, times]);
     let exact: Vec<f32> = bench.get(&exact);
+    check_rescored(bench, ty, [&params, &range, &rows_memory, &inputs], cols, &exact[..tokens * rows], tokens, &what);
 
     let groups = rows.div_ceil(16);
     let (bytes, bounds) = int8_copy(&values, rows, cols);
@@ -232,6 +267,10 @@ fn intervals_hold_the_exact_logits() {
                 check_intervals(&bench, (ty, rows, cols, tokens), Kind::Gaussian, &KINDS, Input::Any(input));
                 check_intervals(&bench, (ty, rows, cols, tokens), Kind::Outliers, &[], Input::Any(input));
             }
+        }
+        // Rows of which each thread has several parts.
+        for ty in [RowType::F16, RowType::F32] {
+            check_intervals(&bench, (ty, 12, 2600, 2), Kind::Gaussian, &[], Input::Any(Kind::Gaussian));
         }
         let check = |input| check_intervals(&bench, (RowType::F16, 64, 640, 2), Kind::Gaussian, &[], input);
         // They are as narrow as int8 rows allow: ‖e‖ is about 1/127/√12 of the largest number, 3 to 4 times the mean.

@@ -11,7 +11,8 @@ const HEAD: usize = 8;
 pub(super) const ANSWER: usize = HEAD + ASKED + 2 * TOLD;
 const _: () = assert!(4 * ANSWER <= 4096 && ASKED <= SEGMENT);
 
-/// One row in so many must reach the count-th best lower end: groups of rows are as many as half of that.
+/// Rows for each that is wanted, at least: the threshold is one of the best lower ends of 16 rows each, and there should
+/// be more of those than are wanted.
 const ROWS_OF_ONE: usize = 32;
 
 /// Margins and temperatures beyond this may leave what single precision can say of them.

@@ -24,8 +24,8 @@ pub enum GpuError {
     },
     /// The device's memory is full.
     #[error(
-        "{adapter}: no memory for {what} ({needed} bytes more; {held} bytes are in use): use a shorter context, fewer \
-         blocks on the GPU (--placement) or the CPU"
+        "{adapter}: no memory for {what} ({needed} bytes more; {held} bytes are in use): use a shorter context, the exact \
+         head (--head exact), fewer blocks on the GPU (--placement) or the CPU"
     )]
     OutOfMemory {
         /// The adapter.

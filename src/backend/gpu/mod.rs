@@ -3,8 +3,8 @@
 //! [`adapters`] lists the GPUs of the machine and [`choose`] takes one; [`Gpu`] is the open device. A stage uploads its
 //! weights once (`weights`, `rows`), binds them and its buffers to the kernels ([`Programs`], `workspace`), and for each
 //! pass writes a few small buffers, records the dispatches of all its layers into one command buffer (`record`, `block`)
-//! and reads back what was asked for (`head`). The kernels are in `shaders`, put together by [`shader`] for what the
-//! device can do ([`Variant`]).
+//! and reads back what was asked for (`head`: by `search`, or by all `logits`). The kernels are in `shaders`, put together
+//! by [`shader`] for what the device can do ([`Variant`]).
 
 mod adapter;
 mod answer;
