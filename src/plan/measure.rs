@@ -17,7 +17,7 @@ const BEYOND_CACHES: u64 = 96 << 20;
 /// Tokens of the prompt that is measured.
 const PROMPT: usize = 256;
 
-/// A number is measured so often or so long, whichever comes first, but three times at least.
+/// A number is measured so often or so long, whichever comes first.
 const TIMES: usize = 9;
 const LONG_ENOUGH: Duration = Duration::from_millis(700);
 
@@ -35,7 +35,7 @@ pub fn measure(backend: &dyn Backend, graph: &Graph, kv: KvOptions, chunk: usize
     // Half of what is free: the model is not the only one that may want it.
     let room = backend.free_memory().map_or(u64::MAX, |free| free / 2 / of_block.total().max(1));
     let many = wanted.min(room).min(all).max(1) as usize;
-    tracing::info!("measuring {many} blocks on {}", backend.description());
+    tracing::info!("measuring up to {many} blocks on {}", backend.description());
     let time = |blocks: usize| -> Result<Seconds, BackendError> {
         backend.check(graph, std::slice::from_ref(&(1..blocks + 1)), kv)?;
         let mut stage = backend.build_stage(graph, 1..blocks + 1, kv, &())?;
@@ -44,6 +44,8 @@ pub fn measure(backend: &dyn Backend, graph: &Graph, kv: KvOptions, chunk: usize
         Ok(Seconds { prefill: time(prompt)?, decode: time(1)? })
     };
     let one = time(1)?;
+    // Two tell enough of a slow device, whose caches are no matter.
+    let many = if one.prefill > LONG_ENOUGH.as_secs_f64() / 2.0 { many.min(2) } else { many };
     let several = if many > 1 { time(many)? } else { one };
     let of = |one: f64, several: f64| {
         let fair = several / many as f64;
@@ -82,10 +84,11 @@ fn time(stage: &mut dyn Stage, tokens: usize, width: usize, pages: usize) -> Res
         Ok::<_, BackendError>(start.elapsed())
     };
     // Kernels are compiled, threads woken, pages filled in.
-    pass()?;
-    pass()?;
+    if pass()? < LONG_ENOUGH {
+        pass()?;
+    }
     let (mut times, mut total) = (Vec::new(), Duration::ZERO);
-    while times.len() < 3 || (times.len() < TIMES && total < LONG_ENOUGH) {
+    while times.len() < TIMES && total < LONG_ENOUGH {
         let time = pass()?;
         total += time;
         times.push(time.as_secs_f64());
