@@ -21,6 +21,8 @@ pub mod engine;
 pub mod format;
 pub mod graph;
 pub mod model;
+pub mod plan;
+pub mod size;
 pub mod synth;
 pub mod tokenizer;
 pub mod tune;

@@ -11,7 +11,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use crate::format::{DType, Encoding, FormatError, GgufWriter, Metadata, TensorPlan, Value};
+use crate::format::{Checkpoint, DType, Encoding, FormatError, GgufWriter, Metadata, TensorPlan, Value};
 
 /// The hyper-parameters of a model, in the names of Hugging Face's config.json.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -74,10 +74,12 @@ impl Shape {
         PRESETS.iter().map(|preset| preset.0)
     }
 
-    /// The shape of a well-known model.
+    /// The shape of a well-known model; `bitnet-` in front of its name is left out of account.
     pub fn named(name: &str) -> Option<Shape> {
+        let name = name.to_ascii_lowercase();
+        let name = name.strip_prefix("bitnet-").unwrap_or(&name);
         let &(_, architecture, hidden, ffn, layers, heads, kv_heads, vocab, tied) =
-            PRESETS.iter().find(|preset| preset.0.eq_ignore_ascii_case(name))?;
+            PRESETS.iter().find(|preset| preset.0 == name)?;
         Some(Shape {
             architecture: architecture.into(),
             hidden_size: hidden,
@@ -90,6 +92,18 @@ impl Shape {
             max_position_embeddings: default_context(),
             rope_theta: default_theta(),
         })
+    }
+
+    /// A checkpoint of this shape without weights, for what can be told from sizes alone.
+    ///
+    /// # Errors
+    /// If the shape makes no sense.
+    pub fn checkpoint(&self, name: &str) -> Result<Checkpoint, FormatError> {
+        if let Some(problem) = self.problem() {
+            return Err(FormatError::header(Path::new(name), "the shape", problem));
+        }
+        let plans: Vec<TensorPlan> = self.tensors(Encoding::I2S).into_iter().map(|(plan, _)| plan).collect();
+        Checkpoint::without_data(name, self.metadata(), &plans)
     }
 
     /// Why this is no shape of a model, if it is none.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use sterna_cpu::machine::median;
 use sterna_cpu::{Activations, Isa, Kernels, Layout, LinearJob, Pool, TernaryMatrix, Tuning, linear};
 
@@ -59,13 +60,13 @@ impl Tuned {
     /// # Errors
     /// If it cannot be read, or is not what it should be.
     pub fn load(file: &Path, isa: Isa) -> Result<Option<Tuned>, TuneError> {
-        let text = match std::fs::read_to_string(file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(reason) => return Err(TuneError::Io { file: file.into(), reason }),
-        };
+        let Some(content) = read(file)? else { return Ok(None) };
         let invalid = |reason: String| TuneError::Invalid { file: file.into(), reason };
-        let tuned: Tuned = serde_json::from_str(&text).map_err(|e| invalid(e.to_string()))?;
+        // A file may hold nothing but what blocks cost (`crate::plan`).
+        if content.contains_key(BLOCKS) && !content.contains_key(MACHINE) {
+            return Ok(None);
+        }
+        let tuned: Tuned = serde_json::from_value(content.into()).map_err(|e| invalid(e.to_string()))?;
         let in_range = |value, most| (64..=most).contains(&value);
         if !(1..=1024).contains(&tuned.threads)
             || tuned.prefetch > 1 << 20
@@ -78,17 +79,19 @@ impl Tuned {
         Ok(Some(tuned).filter(|tuned| tuned.machine == machine_name() && tuned.isa == isa.name()))
     }
 
-    /// Writes the file, and the folder that it lies in.
+    /// Writes the file, and the folder that it lies in. What else the file holds stays; one that cannot be read is replaced.
     ///
     /// # Errors
     /// If that fails.
     pub fn save(&self, file: &Path) -> Result<(), TuneError> {
         let error = |reason| TuneError::Io { file: file.into(), reason };
-        if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder).map_err(error)?;
+        let Value::Object(mut content) = serde_json::to_value(self).map_err(|e| error(e.into()))? else {
+            return Err(error(std::io::ErrorKind::InvalidData.into()));
+        };
+        for (key, value) in read(file).ok().flatten().unwrap_or_default() {
+            content.entry(key).or_insert(value);
         }
-        let text = serde_json::to_string_pretty(self).map_err(|e| error(e.into()))?;
-        std::fs::write(file, text + "\n").map_err(error)
+        write(file, &content)
     }
 
     /// The layout of the weights; `None` if the file was changed to something unknown.
@@ -100,6 +103,31 @@ impl Tuned {
     pub fn tuning(&self) -> Tuning {
         Tuning { prefetch: self.prefetch, task_bytes: self.task_bytes, block_bytes: self.block_bytes }
     }
+}
+
+/// A key that every file with settings has, and the key of what blocks cost.
+const MACHINE: &str = "machine";
+pub(crate) const BLOCKS: &str = "blocks";
+
+/// What a tuning file holds; `None` if there is none.
+pub(crate) fn read(file: &Path) -> Result<Option<Map<String, Value>>, TuneError> {
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(reason) => return Err(TuneError::Io { file: file.into(), reason }),
+    };
+    let invalid = |reason: serde_json::Error| TuneError::Invalid { file: file.into(), reason: reason.to_string() };
+    serde_json::from_str(&text).map(Some).map_err(invalid)
+}
+
+/// Writes a tuning file, and the folder that it lies in.
+pub(crate) fn write(file: &Path, content: &Map<String, Value>) -> Result<(), TuneError> {
+    let error = |reason| TuneError::Io { file: file.into(), reason };
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).map_err(error)?;
+    }
+    let text = serde_json::to_string_pretty(content).map_err(|e| error(e.into()))?;
+    std::fs::write(file, text + "\n").map_err(error)
 }
 
 /// The processor's name and the number of cores.

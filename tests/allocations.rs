@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sterna::backend::cpu::{CpuBackend, CpuOptions};
 use sterna::backend::{Backend, Batch, BatchSequence, Best, KvOptions, LogitsFor};
-use sterna::graph::{Executor, Placement};
+use sterna::graph::{Executor, Phase, Placement};
 use sterna::{KvType, demo};
 
 /// Counts what it hands out.
@@ -54,7 +54,7 @@ fn decode_steps_allocate_nothing() {
             let sequence = BatchSequence { tokens: &[5], position, pages: &pages, logits };
             let batch = Batch { sequences: vec![sequence] };
             let before = COUNT.load(Ordering::Relaxed);
-            executor.forward(&batch, None).unwrap();
+            executor.forward(Phase::Decode, &batch, None).unwrap();
             COUNT.load(Ordering::Relaxed) - before
         };
         // The longest context that is measured has grown the buffers; threads meet their own in the first steps.

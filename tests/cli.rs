@@ -202,3 +202,69 @@ fn doctor_checks_every_kernel() {
     assert!(kernels.len() >= 2 && kernels.iter().all(|check| check["correct"] == true), "{findings}");
     sterna().arg("doctor").env("STERNA_ISA", "scalar").assert().success().stdout(contains("STERNA_ISA=scalar"));
 }
+
+#[test]
+fn plans_say_what_goes_where() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tuning.json");
+    let plan = || {
+        let mut command = sterna();
+        command.env("STERNA_TUNING", &file).args(["plan", "--json"]);
+        command
+    };
+    // A model that is there: some of its blocks are run. Nothing is kept where there is no other device.
+    let demo = json(plan().args(["--device", "cpu"]));
+    assert_eq!((&demo["placement"]["decode"], &demo["problem"]), (&"cpu".into(), &serde_json::Value::Null));
+    assert_eq!(demo["devices"][0]["source"], "measured");
+    assert!(demo["token_ms"]["decode"].as_f64().unwrap() > 0.0 && !file.exists(), "{demo}");
+    // Shapes, from sizes alone. Four of these weights are a byte.
+    let of = |object: &serde_json::Value, key: &str| -> f64 {
+        object["stages"].as_array().unwrap().iter().map(|stage| stage[key].as_f64().unwrap()).sum()
+    };
+    let gpu = "gpu=24G:936:90";
+    let shape = |name: &str| json(plan().args(["--shape", name, "--ctx", "4096", "--assume", gpu]));
+    let large = shape("bitnet-100b");
+    let ternary = 72.0 * f64::from(4 * 8192 * 8192 + 3 * 8192 * 45_568);
+    let bytes = of(&large, "weights");
+    // 1.6 bits on the CPU, 2 bits on the GPU, and a head.
+    assert!(bytes >= ternary / 5.0 && bytes <= ternary / 4.0 + 1e9, "{bytes} of {ternary}");
+    let cache = 4096.0 * 72.0 * 2.0 * 8192.0 * 2.0;
+    assert!((of(&large, "kv_cache") / cache - 1.0).abs() < 0.05, "{large}");
+    let device = &large["devices"][1];
+    let held: f64 = ["weights", "kv_cache", "buffers"].iter().map(|key| device[*key].as_f64().unwrap()).sum();
+    assert!(held <= f64::from(24 << 10) * f64::from(1 << 20) && held > 20e9, "the device is full, not more: {device}");
+    // No faster than its memory is read.
+    let on_gpu = large["stages"].as_array().unwrap().iter().find(|stage| stage["device"] == "gpu").unwrap();
+    let least = on_gpu["weights"].as_f64().unwrap() / 936e9 * 1e3;
+    let ms = on_gpu["ms"]["decode"].as_f64().unwrap();
+    assert!(ms >= 0.99 * least && ms <= 1.5 * least, "{ms} ms, {least} at least");
+    let small = shape("bitnet-2b-4t");
+    assert_eq!(small["placement"]["decode"], "gpu");
+    assert!(of(&small, "weights") > 1.1e9 && of(&small, "weights") < 1.3e9, "{small}");
+
+    let text = sterna().args(["plan", "--shape", "2b-4t", "--assume", "gpu=700M:450:40"]).output().unwrap();
+    let text = String::from_utf8(text.stdout).unwrap();
+    for what in ["embed", "█", "tokens/s", "run it with --placement", "assumed: 700.0 MiB"] {
+        assert!(text.contains(what), "{what}: {text}");
+    }
+    let layers = ["--shape", "2b-4t", "--assume", gpu, "--gpu-layers", "10"];
+    assert_eq!(json(plan().args(layers))["placement"]["decode"], "embed=cpu,0-19=cpu,20-29=gpu,head=cpu");
+    sterna().args(["plan", "--shape", "2c"]).assert().failure().stderr(contains("100b"));
+    sterna().args(["plan", "--assume", "gpu=fast"]).assert().failure().stderr(contains("gpu=24G:936:90"));
+    sterna().args(["plan", "--workload", "0:0"]).assert().failure().stderr(contains("512:128"));
+    sterna().args(["plan", "no-such-model"]).assert().failure().stderr(contains("no-such-model"));
+}
+
+#[test]
+fn placements_are_compared() {
+    let cut = "embed=cpu,0-1=cpu,2-=cpu";
+    let compare = ["bench", "--compare", "cpu", cut, "-p", "24", "-n", "4", "-t", "2"];
+    let compared = json(sterna().args(compare).args(["--format", "json"]));
+    assert_eq!(compared["logits"]["max"], 0.0);
+    assert_eq!(compared["logits"]["same_best"], 1.0);
+    assert_eq!(compared["sides"][1]["layers"].as_array().unwrap().len(), 6);
+    let text = sterna().args(compare).args(["--text", "Once upon a time there was a king"]).assert().success();
+    text.stdout(contains("same best token 100.0 %").and(contains("embed")).and(contains("ms/token")));
+    sterna().args(["bench", "--compare", "cpu"]).assert().failure();
+    sterna().args(["bench", "--compare", "cpu", "9=cpu", "-n", "2"]).assert().failure().stderr(contains("0 to 3"));
+}

@@ -8,6 +8,7 @@
 //! - `Int8`: codes in fours along what is summed over, for integer dot products of four bytes, and a scale for each
 //!   position; see `int8`.
 
+mod exchange;
 pub(crate) mod int8;
 
 use std::ops::Range;
@@ -152,6 +153,16 @@ impl KvLayer {
             KvType::Int8 => Store::Int8(AlignedBuf::streamed(len)),
         };
         KvLayer { store, places, pages, kv_heads, head_dim }
+    }
+
+    /// Bytes of a cache.
+    pub fn bytes_of(pages: usize, kv_heads: usize, head_dim: usize, kind: KvType) -> usize {
+        let number = match kind {
+            KvType::F16 => 2,
+            KvType::F32 => 4,
+            KvType::Int8 => 1,
+        };
+        number * Places::new(pages, kv_heads, head_dim, kind).len(pages)
     }
 
     /// Heads of keys and values.

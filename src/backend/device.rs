@@ -11,13 +11,14 @@ pub enum Device {
     Cpu,
     /// A GPU: the best one, or the one with this number or name; `software` for one that is emulated by the CPU.
     Gpu(Option<String>),
-    /// A discrete GPU if there is one and the model fits, else the CPU; the CPU also takes over when the GPU fails.
-    Auto,
+    /// What is fastest by measurement, layer by layer, of the CPU and the GPUs that are no software, or of the CPU and the
+    /// GPU with this number or name; the CPU takes over when a GPU fails.
+    Auto(Option<String>),
 }
 
 /// The text names no device.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown device {0:?}: expected auto, cpu, gpu, gpu=NUMBER, gpu=NAME or software")]
+#[error("unknown device {0:?}: expected auto, auto=WHICH, cpu, gpu, gpu=NUMBER, gpu=NAME or software")]
 pub struct UnknownDevice(String);
 
 impl FromStr for Device {
@@ -25,13 +26,14 @@ impl FromStr for Device {
 
     fn from_str(text: &str) -> Result<Device, UnknownDevice> {
         match text.to_ascii_lowercase().as_str() {
-            "auto" => Ok(Device::Auto),
+            "auto" => Ok(Device::Auto(None)),
             "cpu" => Ok(Device::Cpu),
             "gpu" => Ok(Device::Gpu(None)),
             software @ "software" => Ok(Device::Gpu(Some(software.into()))),
-            lower => match lower.strip_prefix("gpu=").filter(|which| !which.is_empty()) {
-                Some(which) => Ok(Device::Gpu(Some(which.to_owned()))),
-                None => Err(UnknownDevice(text.to_owned())),
+            lower => match lower.split_once('=').filter(|(_, which)| !which.is_empty()) {
+                Some(("gpu", which)) => Ok(Device::Gpu(Some(which.to_owned()))),
+                Some(("auto", which)) => Ok(Device::Auto(Some(which.to_owned()))),
+                _ => Err(UnknownDevice(text.to_owned())),
             },
         }
     }
@@ -43,7 +45,8 @@ impl fmt::Display for Device {
             Device::Cpu => f.write_str("cpu"),
             Device::Gpu(None) => f.write_str("gpu"),
             Device::Gpu(Some(which)) => write!(f, "gpu={which}"),
-            Device::Auto => f.write_str("auto"),
+            Device::Auto(None) => f.write_str("auto"),
+            Device::Auto(Some(which)) => write!(f, "auto={which}"),
         }
     }
 }
@@ -55,7 +58,8 @@ mod tests {
     #[test]
     fn devices_are_read_and_written() {
         for (text, device) in [
-            ("auto", Device::Auto),
+            ("auto", Device::Auto(None)),
+            ("auto=software", Device::Auto(Some("software".into()))),
             ("cpu", Device::Cpu),
             ("gpu", Device::Gpu(None)),
             ("gpu=1", Device::Gpu(Some("1".into()))),
@@ -65,7 +69,7 @@ mod tests {
             assert_eq!(device.to_string(), text);
         }
         assert_eq!("software".parse(), Ok(Device::Gpu(Some("software".into()))));
-        for text in ["", "gpu=", "tpu", "gpu1"] {
+        for text in ["", "gpu=", "auto=", "tpu", "tpu=1", "gpu1"] {
             assert!(text.parse::<Device>().is_err(), "{text:?}");
         }
     }

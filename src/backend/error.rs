@@ -18,6 +18,15 @@ pub enum BackendError {
     /// A GPU was asked for, but this build has no support for them.
     #[error("this build cannot use GPUs: build it with the feature gpu, or choose --device cpu")]
     NoGpuSupport,
+    /// Prompts and generated tokens have different devices, and the cache has a number type that only the CPU has.
+    #[error(
+        "a key-value cache of {kv} cannot be handed over from one device to another: use --kv f16 or f32, or one placement \
+         for prompts and generation"
+    )]
+    HandOver {
+        /// The number type.
+        kv: &'static str,
+    },
     /// No backend has this name.
     #[error("there is no backend {name:?}; this build has: {known}")]
     Unknown {

@@ -10,12 +10,16 @@ mod device;
 mod error;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+#[cfg(test)]
+pub(crate) mod hooked;
+mod memory;
 mod outputs;
 
 pub use batch::{Batch, BatchSequence, LogitsFor};
 pub use counters::{Counters, KernelCount};
 pub use device::{Device, UnknownDevice};
 pub use error::BackendError;
+pub use memory::{StageNeeds, free_memory};
 pub use outputs::{Logits, Outputs};
 
 use std::ops::Range;
@@ -75,6 +79,18 @@ pub trait Backend: Send + Sync {
         Ok(())
     }
 
+    /// What `layers` take of the device's memory as one stage. Reads no weights.
+    ///
+    /// # Errors
+    /// If the device cannot have them, or the file lacks a tensor.
+    fn needs(&self, graph: &Graph, layers: Range<usize>, kv: KvOptions) -> Result<StageNeeds, BackendError>;
+
+    /// Bytes of the device's memory that are free for us, as far as that is known.
+    fn free_memory(&self) -> Option<u64>;
+
+    /// Whether that is the machine's memory, which the CPU and others use too.
+    fn shares_memory(&self) -> bool;
+
     /// Reads and packs the weights of `layers` (indices of [`Graph::layer`]).
     ///
     /// # Errors
@@ -122,6 +138,19 @@ pub trait Stage: Send {
     /// # Errors
     /// If the device fails.
     fn copy_page(&mut self, from: u32, to: u32) -> Result<(), BackendError>;
+
+    /// Numbers of some pages of the key-value cache: for each block and each page the keys,
+    /// `[kv_heads, PAGE_LEN, head_dim]`, and the values, likewise. Half precision is widened.
+    ///
+    /// # Errors
+    /// If the device fails, or the cache has codes.
+    fn export_pages(&mut self, pages: &[u32], out: &mut [f32]) -> Result<(), BackendError>;
+
+    /// Writes pages as [`Stage::export_pages`] gives them; what came from a stage with the same number type is as it was.
+    ///
+    /// # Errors
+    /// As [`Stage::export_pages`].
+    fn import_pages(&mut self, pages: &[u32], from: &[f32]) -> Result<(), BackendError>;
 
     /// Sets or removes the observer of the stage's matrix products. Backends that cannot be observed ignore it.
     fn observe(&mut self, observer: Option<Box<dyn Observer>>);

@@ -77,19 +77,23 @@ fn opened(open: &mut Vec<(Spec, Model)>, options: &Options, spec: &Spec) -> Resu
 /// If it cannot be opened.
 pub fn open(options: &Options, spec: &Spec) -> Result<Model, Error> {
     let path = options.models[spec.model].prepare()?;
-    Model::open(
-        path,
-        &OpenOptions {
-            threads: Some(spec.threads),
-            isa: Some(spec.isa),
-            layout: spec.layout,
-            tuning: options.tuning,
-            kv: spec.kv,
-            context: Some(options.context()),
-            device: options.device.clone(),
-            ..OpenOptions::default()
-        },
-    )
+    Model::open(path, &open_options(options, spec))
+}
+
+/// How the model of a combination is opened.
+pub fn open_options(options: &Options, spec: &Spec) -> OpenOptions {
+    OpenOptions {
+        threads: Some(spec.threads),
+        isa: Some(spec.isa),
+        layout: spec.layout,
+        tuning: options.tuning,
+        kv: spec.kv,
+        context: Some(options.context()),
+        device: options.device.clone(),
+        placement: options.placement.clone(),
+        tuning_file: options.tuning_file.clone(),
+        ..OpenOptions::default()
+    }
 }
 
 /// What a row says of a model beside its speed.

@@ -104,6 +104,10 @@ pub struct Options {
     pub kvs: Vec<KvType>,
     /// The device.
     pub device: Device,
+    /// Which backend serves which layer, instead of one device; see [`crate::OpenOptions::placement`].
+    pub placement: Option<String>,
+    /// Where times of blocks are kept.
+    pub tuning_file: Option<PathBuf>,
     /// How often each combination is measured.
     pub repetitions: usize,
 }

@@ -14,8 +14,8 @@ use sterna::tune::Tuned;
 use sterna::{Isa, Layout};
 
 use super::common::{self, KvArg, TuningArgs};
-use super::explain;
 use super::synth;
+use super::{compare, explain};
 
 /// Arguments of `sterna bench`.
 #[derive(clap::Args)]
@@ -27,7 +27,8 @@ rate of int8 multiply-adds, both measured next to each repetition.
 Examples:
   sterna bench model.gguf
   sterna bench synth:2b-4t -p 512 -n 128 -t 1,2
-  sterna bench synth:2b-4t -p 0 -n 64 --isa avx2,avxvnni,avx512 --layout t16,t16x5 --format json"
+  sterna bench synth:2b-4t -p 0 -n 64 --isa avx2,avxvnni,avx512 --layout t16,t16x5 --format json
+  sterna bench model.gguf --compare cpu embed=cpu,0-9=gpu,10-=cpu -p 64 -n 16"
 )]
 pub(super) struct Args {
     /// Files, folders, `demo`, or random weights of a known shape as synth:2b-4t [default: the demo model]
@@ -64,13 +65,26 @@ pub(super) struct Args {
     #[arg(long, value_enum, value_delimiter = ',', default_value = "f16")]
     kv: Vec<KvArg>,
 
-    /// The device: cpu, gpu, gpu=NUMBER, gpu=NAME or software
+    /// The device: cpu, gpu, gpu=NUMBER, gpu=NAME, software or auto
     #[arg(long, default_value = "cpu")]
     device: Device,
+
+    /// Which backend serves which layer, instead of --device
+    #[arg(long)]
+    placement: Option<String>,
 
     /// Instead of measuring, count what one generated token costs: kernels started, command buffers, bytes
     #[arg(long)]
     explain: bool,
+
+    /// Instead of measuring speed, run the same tokens (-p as a prompt, then -n one by one) on two placements: how far the
+    /// logits are apart, and the time of each layer. A placement is that of `sterna run --placement`, or software
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with = "explain")]
+    compare: Vec<String>,
+
+    /// The text for --compare [default: any tokens]; its last -n tokens are computed one by one
+    #[arg(long, requires = "compare")]
+    text: Option<String>,
 
     /// How often each combination is measured
     #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -89,7 +103,12 @@ enum Format {
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let (format, explain) = (args.format, args.explain);
+    let (compare, text) = (args.compare.clone(), args.text.clone());
+    let lengths = (args.prompt.first().copied().unwrap_or(0), args.generate.first().copied().unwrap_or(0));
     let options = options(args)?;
+    if let [a, b] = &compare[..] {
+        return print_comparison(&options, [a, b], text.as_deref(), lengths, format);
+    }
     let specs = options.specs();
     if explain {
         return print_costs(&options, format);
@@ -106,6 +125,23 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         Format::Table => print!("{}", as_table(&report)),
         Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
     }
+    Ok(())
+}
+
+/// How far two placements of the first model are apart.
+fn print_comparison(
+    options: &Options,
+    placements: [&str; 2],
+    text: Option<&str>,
+    lengths: (usize, usize),
+    format: Format,
+) -> anyhow::Result<()> {
+    let (Some(spec), Some(model)) = (options.specs().into_iter().next(), options.models.first()) else {
+        bail!("nothing to compare");
+    };
+    let opened = bench::open_options(options, &spec);
+    let json = matches!(format, Format::Json);
+    print!("{}", compare::describe(&model.prepare()?, &opened, placements, text, lengths, json)?);
     Ok(())
 }
 
@@ -155,6 +191,8 @@ fn options(args: Args) -> anyhow::Result<Options> {
         tuning: args.tuning.over(tuned.as_ref()),
         kvs: args.kv.into_iter().map(KvArg::kind).collect(),
         device: args.device,
+        placement: args.placement,
+        tuning_file: common::tuning_file(),
         repetitions: args.repetitions.into(),
     })
 }

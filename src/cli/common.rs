@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use sterna::backend::{Device, Progress};
+use sterna::plan::Workload;
 use sterna::tune::Tuned;
 use sterna::{GenerateOptions, HeadKind, Isa, KvType, Layout, Method, Model, OpenOptions, Sampling, Timings, Tuning};
 
@@ -57,19 +58,38 @@ pub(super) struct ModelArgs {
     chunk: u32,
 
     /// Where the model runs: cpu, gpu (the best one), gpu=NUMBER or gpu=NAME (see `sterna devices`), software (a GPU
-    /// emulated by the CPU), or auto (a discrete GPU if the model fits; the CPU takes over if it fails)
-    #[arg(long, default_value = "cpu")]
-    device: Device,
+    /// emulated by the CPU), auto (what is fastest by measurement, layer by layer; the CPU takes over if a GPU fails), or
+    /// auto=NUMBER, auto=NAME, auto=software (the same with that GPU) [default: cpu; of `plan`, auto]
+    #[arg(long)]
+    device: Option<Device>,
 
     /// Most memory of the GPU that the model may take, such as 6G or 800M; one that takes more is refused [default: what is
     /// free, where the GPU shares the CPU's memory]
     #[cfg(feature = "gpu")]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = sterna::size::parse)]
     gpu_memory: Option<u64>,
 
-    /// Which backend serves which layer, instead of --device: a name, or a map such as embed=cpu,0-19=gpu,20-=cpu,head=cpu
+    /// So many layers on the GPU, from the last block on: one more than there are blocks is the head too, two more the
+    /// embedding
+    #[arg(long, value_name = "N", conflicts_with_all = ["placement", "placement_prefill", "placement_decode"])]
+    gpu_layers: Option<usize>,
+
+    /// Which backend serves which layer, instead of --device: a name, a map such as embed=cpu,0-19=gpu,20-=cpu,head=cpu,
+    /// or blocks or memory for each such as gpu=0:20,gpu=1:6G (the rest goes to the CPU)
     #[arg(long)]
     placement: Option<String>,
+
+    /// The same for prompts only
+    #[arg(long, value_name = "PLACEMENT")]
+    placement_prefill: Option<String>,
+
+    /// The same for generated tokens only
+    #[arg(long, value_name = "PLACEMENT")]
+    placement_decode: Option<String>,
+
+    /// What `auto` is fast for: tokens of a prompt and of the answer
+    #[arg(long, value_name = "PROMPT:ANSWER", default_value_t)]
+    workload: Workload,
 }
 
 /// What `sterna tune` finds, set by hand. No value changes what a model says.
@@ -173,12 +193,12 @@ enum HeadArg {
 }
 
 impl ModelArgs {
-    /// Opens the model under `path`, with a progress bar when stderr is a terminal and the model is large.
-    pub(super) fn open(&self, path: &Path, taps: Vec<Option<usize>>) -> anyhow::Result<Model> {
+    /// How a model is opened, with these layers shown.
+    pub(super) fn options(&self, taps: Vec<Option<usize>>) -> anyhow::Result<OpenOptions> {
         let isa = self.isa.map_or_else(Isa::from_env, Ok)?;
         let tuned = tuned(isa);
         let tuned = tuned.as_ref();
-        let options = OpenOptions {
+        Ok(OpenOptions {
             threads: self.threads.map(usize::from).or(tuned.map(|tuned| tuned.threads)),
             pin: self.pin,
             isa: Some(isa),
@@ -191,13 +211,33 @@ impl ModelArgs {
                 HeadArg::Exact => HeadKind::Exact,
             },
             chunk: self.chunk as usize,
-            device: self.device.clone(),
+            device: self.device.clone().unwrap_or_default(),
             placement: self.placement.clone(),
+            placement_prefill: self.placement_prefill.clone(),
+            placement_decode: self.placement_decode.clone(),
+            gpu_layers: self.gpu_layers,
+            workload: self.workload,
+            tuning_file: tuning_file(),
             taps,
             #[cfg(feature = "gpu")]
             gpu: sterna::backend::gpu::GpuOptions { memory: self.gpu_memory, cache: gpu_cache(), ..Default::default() },
             ..OpenOptions::default()
-        };
+        })
+    }
+
+    /// How a model is opened for `sterna plan`, whose default is what is fastest.
+    pub(super) fn options_for_plan(&self) -> anyhow::Result<OpenOptions> {
+        let options = self.options(Vec::new())?;
+        Ok(match self.device {
+            Some(_) => options,
+            None if self.gpu_layers.is_some() => options,
+            None => OpenOptions { device: Device::Auto(None), ..options },
+        })
+    }
+
+    /// Opens the model under `path`, with a progress bar when stderr is a terminal and the model is large.
+    pub(super) fn open(&self, path: &Path, taps: Vec<Option<usize>>) -> anyhow::Result<Model> {
+        let options = self.options(taps)?;
         let model = Model::open_with_progress(path, &options, PackingBar::new)?;
         if let Some(ctx) = self.ctx.filter(|&ctx| ctx as usize > model.config().max_position_embeddings) {
             let trained = model.config().max_position_embeddings;
@@ -326,24 +366,6 @@ fn gpu_cache() -> Option<PathBuf> {
     }
 }
 
-/// Bytes from a text such as `6G`, `1.5GiB` or `800M`: K, M and G are powers of 1024.
-#[cfg(feature = "gpu")]
-fn parse_size(text: &str) -> Result<u64, String> {
-    let lower = text.to_ascii_lowercase();
-    let short = lower.trim_end_matches('b').trim_end_matches('i');
-    let (number, shift) = match short.chars().last() {
-        Some('k') => (&short[..short.len() - 1], 10),
-        Some('m') => (&short[..short.len() - 1], 20),
-        Some('g') => (&short[..short.len() - 1], 30),
-        _ => (short, 0),
-    };
-    let number = number.trim().parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0 && *n < 1e15);
-    // Below 2^80, and what is beyond u64 becomes its largest number.
-    number
-        .map(|number| (number * f64::from(1u32 << shift)) as u64)
-        .ok_or_else(|| format!("{text:?} is no size such as 6G, 1.5G or 800M"))
-}
-
 /// Token ids from a list such as `1,2,3`.
 pub(super) fn parse_tokens(list: &str) -> anyhow::Result<Vec<u32>> {
     let tokens = list
@@ -368,20 +390,4 @@ pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .chain()
         .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
         .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
-}
-
-#[cfg(all(test, feature = "gpu"))]
-mod tests {
-    use super::parse_size;
-
-    #[test]
-    fn sizes_are_read() {
-        for (text, bytes) in [("6G", 6 << 30), ("1.5GiB", 3 << 29), ("800m", 800 << 20), ("4096", 4096), ("1 KB", 1024)]
-        {
-            assert_eq!(parse_size(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "G", "-1G", "6T", "nan", "infG", "0"] {
-            assert!(parse_size(text).is_err(), "{text:?}");
-        }
-    }
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod common;
+mod compare;
 mod completions;
 mod devices;
 mod doctor;
@@ -10,6 +11,7 @@ mod explain;
 mod graphics;
 mod inspect;
 mod logits;
+mod plan;
 mod run;
 mod synth;
 mod tune;
@@ -57,6 +59,8 @@ enum Command {
     Doctor(doctor::Args),
     /// List what a model can run on: instruction sets and GPUs
     Devices(devices::Args),
+    /// Show which device would serve which layer of a model, what that takes and how fast it would be
+    Plan(plan::Args),
     /// Measure what suits this machine (threads, layout, prefetch, task sizes) and keep it for later runs
     Tune(tune::Args),
     /// Write a random model of a given shape, for benchmarks
@@ -85,6 +89,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Devices(args) => devices::run(args),
+        Command::Plan(args) => plan::run(args),
         Command::Tune(args) => tune::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Completions(args) => completions::run(args),

@@ -2,6 +2,7 @@
 
 use crate::backend::BackendError;
 use crate::format::FormatError;
+use crate::graph::planner::PlanError;
 use crate::graph::{ExecutorError, PlacementError};
 use crate::model::ModelError;
 use crate::tokenizer::TokenizerError;
@@ -28,6 +29,9 @@ pub enum Error {
     /// A placement that cannot be read.
     #[error(transparent)]
     Placement(#[from] PlacementError),
+    /// The model fits nowhere.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// The checkpoint has no vocabulary.
     #[error("{file}: no tokenizer was found ({looked_for}); give token ids instead of text")]
     NoTokenizer {

@@ -5,12 +5,14 @@ mod error;
 mod generate;
 mod kv_cache;
 mod model;
+mod plan;
 mod sampler;
 mod scheduler;
 mod stop;
 
 pub use error::Error;
 pub use generate::{FinishReason, GenerateOptions, Generation, Timings, Token};
-pub use model::{Model, OpenOptions, Session};
+pub use model::{Model, OpenOptions, Session, tokenizer_of};
+pub use plan::{plan_model, plan_shape};
 pub use sampler::{Sampler, Sampling};
 pub use scheduler::{Engine, SequenceId, Sink, Work};

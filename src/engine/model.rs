@@ -1,6 +1,6 @@
 //! The public face of the library: open a model, hold sessions with it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sterna_cpu::kv::{KvType, PAGE_LEN};
@@ -11,6 +11,7 @@ use super::{Engine, Error, GenerateOptions, Generation, Sampling, SequenceId, Wo
 use crate::backend::gpu::GpuOptions;
 use crate::backend::{Device, HeadKind, KvOptions, LogitsFor, Progress};
 use crate::format::{Checkpoint, Description};
+use crate::graph::planner::Workload;
 use crate::graph::{Graph, Output};
 use crate::model::{ModelConfig, build_graph};
 use crate::tokenizer::{Message, Tokenizer};
@@ -41,8 +42,21 @@ pub struct OpenOptions {
     pub chunk: usize,
     /// The device that all layers run on.
     pub device: Device,
-    /// Which backend serves which layer, as [`crate::graph::Placement::parse`] reads it, instead of one device for all.
+    /// Which backend serves which layer, instead of one device for all: as [`crate::graph::Placement::parse`] reads it, or
+    /// shares by memory such as `gpu=0:6G,gpu=1:4G`, or `auto`.
     pub placement: Option<String>,
+    /// The same for prompts only. What they leave in the key-value cache is handed over to where generated tokens are
+    /// computed.
+    pub placement_prefill: Option<String>,
+    /// The same for generated tokens only.
+    pub placement_decode: Option<String>,
+    /// So many layers on the GPU of [`OpenOptions::device`], from the last block on; see
+    /// [`crate::graph::Placement::last_layers`]. Placements go before it.
+    pub gpu_layers: Option<usize>,
+    /// What the fastest placement is found for.
+    pub workload: Workload,
+    /// Where measured times of blocks are kept (see [`crate::plan`]); `None` for nowhere.
+    pub tuning_file: Option<PathBuf>,
     /// How a GPU is used; [`OpenOptions::device`] may say which.
     #[cfg(feature = "gpu")]
     pub gpu: GpuOptions,
@@ -65,6 +79,11 @@ impl Default for OpenOptions {
             chunk: 512,
             device: Device::Cpu,
             placement: None,
+            placement_prefill: None,
+            placement_decode: None,
+            gpu_layers: None,
+            workload: Workload::default(),
+            tuning_file: None,
             #[cfg(feature = "gpu")]
             gpu: GpuOptions::default(),
             taps: Vec::new(),
@@ -74,6 +93,15 @@ impl Default for OpenOptions {
 
 /// The context is not set longer than this unless it is asked for: its cache takes memory.
 const DEFAULT_CONTEXT: usize = 8192;
+
+impl OpenOptions {
+    /// Positions of a sequence of a model, and the cache for all sequences.
+    pub(super) fn cache_of(&self, config: &ModelConfig) -> (usize, KvOptions) {
+        let context = self.context.unwrap_or(config.max_position_embeddings.min(DEFAULT_CONTEXT)).max(1);
+        let pages = context.div_ceil(PAGE_LEN) * self.sequences.max(1);
+        (context, KvOptions { kind: self.kv, pages })
+    }
+}
 
 /// A model, ready to run. Clones share weights and cache.
 #[derive(Clone, Debug)]
@@ -116,12 +144,10 @@ impl Model {
         let tokenizer = load_tokenizer(&checkpoint)?.map(Arc::new);
         let graph = build_graph(Arc::clone(&checkpoint))?;
         let config = graph.config();
-        let context = options.context.unwrap_or(config.max_position_embeddings.min(DEFAULT_CONTEXT)).max(1);
-        let pages = context.div_ceil(PAGE_LEN) * options.sequences.max(1);
+        let (context, kv) = options.cache_of(config);
         let packed = (0..graph.blocks().len()).map(|block| graph.block_bytes(block)).sum();
-        let kv = KvOptions { kind: options.kv, pages };
         let opened = devices::open(&graph, options, kv, &progress(packed))?;
-        let mut engine = Engine::new(opened.executor, config.vocab_size, pages, context, options.chunk);
+        let mut engine = Engine::new(opened.executor, config.vocab_size, kv.pages, context, options.chunk);
         engine.set_fallback(opened.fallback);
         Ok(Model {
             shared: Arc::new(Shared {
@@ -159,13 +185,7 @@ impl Model {
     /// # Errors
     /// If the checkpoint has none.
     pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>, Error> {
-        self.shared.tokenizer.as_ref().ok_or_else(|| Error::NoTokenizer {
-            file: self.shared.graph.checkpoint().path().display().to_string(),
-            looked_for: match self.shared.graph.checkpoint().description() {
-                Description::Gguf { .. } => "the metadata key tokenizer.ggml.model",
-                Description::HuggingFace { .. } => "tokenizer.json",
-            },
-        })
+        self.shared.tokenizer.as_ref().ok_or_else(|| no_tokenizer(self.shared.graph.checkpoint()))
     }
 
     /// What computes, for people.
@@ -305,22 +325,25 @@ impl Session {
         self.model.engine().forward(&work, &mut sink, Some(&mut trace))
     }
 
-    /// Appends `tokens` and gives what the head says about the last to `f`.
+    /// Appends `tokens` and gives what the head says about the last to `f`: again, if a device fails meanwhile and another
+    /// takes over.
     pub(super) fn forward_last<T>(
         &mut self,
         tokens: &[u32],
         logits: LogitsFor<'_>,
-        f: impl FnOnce(&mut Output<'_>) -> Result<T, Error>,
+        mut f: impl FnMut(&mut Output<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let work = [Work { sequence: self.sequence, tokens, logits }];
-        let (mut f, mut result) = (Some(f), Err(Error::EmptyPrompt));
+        let mut result = Err(Error::EmptyPrompt);
         self.model.engine().forward(
             &work,
-            &mut |_, _, output| {
-                if let Some(f) = f.take() {
-                    result = f(output);
+            &mut |_, _, output| match f(output) {
+                // Another device may take over, and this is called again.
+                Err(error @ Error::Executor(_)) => Err(error),
+                other => {
+                    result = other;
+                    Ok(())
                 }
-                Ok(())
             },
             None,
         )?;
@@ -336,6 +359,24 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.model.engine().release(self.sequence);
+    }
+}
+
+/// The tokenizer of a checkpoint.
+///
+/// # Errors
+/// If it has none, or one that cannot be read.
+pub fn tokenizer_of(checkpoint: &Checkpoint) -> Result<Tokenizer, Error> {
+    load_tokenizer(checkpoint)?.ok_or_else(|| no_tokenizer(checkpoint))
+}
+
+fn no_tokenizer(checkpoint: &Checkpoint) -> Error {
+    Error::NoTokenizer {
+        file: checkpoint.path().display().to_string(),
+        looked_for: match checkpoint.description() {
+            Description::Gguf { .. } => "the metadata key tokenizer.ggml.model",
+            Description::HuggingFace { .. } => "tokenizer.json",
+        },
     }
 }
 

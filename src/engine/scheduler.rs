@@ -2,24 +2,46 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::SmallVec;
 use sterna_cpu::kv::PAGE_LEN;
 
 use super::Error;
 use super::devices::Fallback;
 use super::kv_cache::PagePool;
 use crate::backend::{Batch, BatchSequence, LogitsFor};
-use crate::graph::{Executor, ExecutorError, Output, Trace};
+use crate::graph::{Executor, ExecutorError, Output, Phase, Trace};
 
 /// A sequence of an [`Engine`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SequenceId(u64);
 
 /// Tokens whose keys and values are cached, and the pages that hold them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Sequence {
     tokens: Vec<u32>,
     pages: Vec<u32>,
+    /// Positions that the stages of each phase have in their cache, where they differ: those of the last pass have all.
+    cached: [usize; 2],
 }
+
+/// Tokens that go through the stages together.
+#[derive(Debug)]
+struct Pass {
+    phase: Phase,
+    /// Items of the work and how many tokens of each.
+    items: SmallVec<[(usize, usize); 8]>,
+}
+
+impl Pass {
+    /// Tokens of an item.
+    fn count(&self, item: usize) -> usize {
+        self.items.iter().find(|(index, _)| *index == item).map_or(0, |(_, count)| *count)
+    }
+}
+
+/// No more tokens than these are computed as generated ones are, where these have other stages than prompts: handing the
+/// cache over, and back for the answer, would take longer.
+const FEW_TOKENS: usize = 8;
 
 /// Tokens to append to one sequence.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +121,7 @@ impl Engine {
     pub fn fork(&mut self, id: SequenceId) -> SequenceId {
         let copy = self.create();
         if let Some(source) = self.sequences.get(&id) {
-            let sequence = Sequence { tokens: source.tokens.clone(), pages: source.pages.clone() };
+            let sequence = source.clone();
             sequence.pages.iter().for_each(|&page| self.pages.share(page));
             self.sequences.insert(copy, sequence);
         }
@@ -117,6 +139,7 @@ impl Engine {
     pub fn truncate(&mut self, id: SequenceId, len: usize) {
         let Some(sequence) = self.sequences.get_mut(&id) else { return };
         sequence.tokens.truncate(len);
+        sequence.cached = sequence.cached.map(|cached| cached.min(sequence.tokens.len()));
         let keep = sequence.tokens.len().div_ceil(PAGE_LEN);
         for page in sequence.pages.drain(keep.min(sequence.pages.len())..) {
             self.pages.release(page);
@@ -134,7 +157,8 @@ impl Engine {
     }
 
     /// Appends the tokens of each item of `work` to its sequence; calls `sink` with the item's index, the token's
-    /// index in it and its logits, for each token that needs them. Long work is cut into passes.
+    /// index in it and its logits, for each token that needs them. Long work is cut into passes. If a device fails in the
+    /// sink and another takes over, the sink is called again for that token.
     ///
     /// # Errors
     /// If the sink fails, a token is not in the vocabulary, a sequence or the cache is full, or a backend fails. A
@@ -147,56 +171,64 @@ impl Engine {
     ) -> Result<(), Error> {
         self.check(work)?;
         let mut done = vec![0; work.len()];
+        // Outputs of a pass that were delivered before a device failed: the pass is made again, they are not told again.
+        let mut delivered = 0;
         loop {
-            let pass = self.next_pass(work, &done);
-            if pass.is_empty() {
-                return Ok(());
+            let passes = self.next_passes(work, &done, trace.is_some());
+            let Some(last) = passes.last() else { return Ok(()) };
+            let phase = last.phase;
+            for (item, work) in work.iter().enumerate() {
+                let count = passes.iter().map(|pass| pass.count(item)).sum();
+                if count > 0 {
+                    self.reserve(work.sequence, count)?;
+                }
             }
-            for &(item, count) in &pass {
-                self.reserve(work[item].sequence, count)?;
-            }
-            let batch = Batch {
-                sequences: pass
-                    .iter()
-                    .map(|&(item, count)| {
-                        let sequence = &self.sequences[&work[item].sequence];
-                        let ends = done[item] + count == work[item].tokens.len();
-                        BatchSequence {
-                            tokens: &work[item].tokens[done[item]..done[item] + count],
-                            position: sequence.tokens.len(),
-                            pages: &sequence.pages,
-                            logits: match work[item].logits {
-                                LogitsFor::Last | LogitsFor::Best(_) if !ends => LogitsFor::None,
-                                other => other,
-                            },
-                        }
-                    })
-                    .collect(),
-            };
-            if let Err(error) = self.executor.forward(&batch, trace.as_deref_mut()) {
-                drop(batch);
+            let batches = batches(&self.sequences, work, &done, &passes);
+            let ran = hand_over(&mut self.executor, &self.sequences, phase, work, &passes).and_then(
+                |()| match &batches[..] {
+                    [batch] => self.executor.forward(phase, batch, trace.as_deref_mut()),
+                    batches => self.executor.forward_all(phase, batches),
+                },
+            );
+            if let Err(error) = ran {
+                drop(batches);
                 self.recover(error)?;
-                // The pass is made again.
+                // The passes are made again.
                 continue;
             }
-            let (mut index, mut result) = (0, Ok(()));
-            for (chunk, &(item, count)) in batch.sequences.iter().zip(&pass) {
+            let mut index = 0;
+            let mut result = Ok(());
+            let chunks = batches.last().map_or(&[][..], |batch| &batch.sequences).iter().zip(&last.items);
+            'sinks: for (chunk, &(item, count)) in chunks {
                 let wanted = match chunk.logits {
                     LogitsFor::None => 0..0,
                     LogitsFor::Last | LogitsFor::Best(_) => count - 1..count,
                     LogitsFor::All => 0..count,
                 };
+                let before = passes.iter().map(|pass| pass.count(item)).sum::<usize>() - count;
                 for token in wanted {
-                    let mut output = self.executor.output(index);
-                    result = result.and_then(|()| sink(item, done[item] + token, &mut output));
+                    if index >= delivered {
+                        let mut output = self.executor.output(index);
+                        result = sink(item, done[item] + before + token, &mut output);
+                        if result.is_err() {
+                            break 'sinks;
+                        }
+                        delivered = index + 1;
+                    }
                     index += 1;
                 }
             }
-            drop(batch);
-            for (item, count) in pass {
+            drop(batches);
+            if let Err(Error::Executor(error)) = result {
+                self.recover(error)?;
+                continue;
+            }
+            delivered = 0;
+            for (item, count) in passes.iter().flat_map(|pass| pass.items.iter().copied()) {
                 let new = &work[item].tokens[done[item]..done[item] + count];
                 if let Some(sequence) = self.sequences.get_mut(&work[item].sequence) {
                     sequence.tokens.extend_from_slice(new);
+                    sequence.cached[phase as usize] = sequence.tokens.len();
                 }
                 done[item] += count;
             }
@@ -218,23 +250,53 @@ impl Engine {
         Ok(())
     }
 
-    /// Items and numbers of tokens of the next pass: as much of each item, in order, as the chunk has room for.
-    fn next_pass(&self, work: &[Work<'_>], done: &[usize]) -> Vec<(usize, usize)> {
+    /// The next pass and, where stages of several devices can work on them at the same time, those behind it up to the first
+    /// one that has outputs. With `alone`, no more than one.
+    fn next_passes(&self, work: &[Work<'_>], done: &[usize], alone: bool) -> SmallVec<[Pass; 1]> {
+        let mut passes: SmallVec<[Pass; 1]> = SmallVec::new();
+        let mut ahead: SmallVec<[usize; 8]> = SmallVec::from_slice(done);
+        while let Some(pass) = self.next_pass(work, &ahead) {
+            if passes.first().is_some_and(|first| first.phase != pass.phase) {
+                break;
+            }
+            pass.items.iter().for_each(|&(item, count)| ahead[item] += count);
+            let has_outputs = pass.items.iter().any(|&(item, _)| match work[item].logits {
+                LogitsFor::None => false,
+                LogitsFor::Last | LogitsFor::Best(_) => ahead[item] == work[item].tokens.len(),
+                LogitsFor::All => true,
+            });
+            let is_last = alone || has_outputs || !self.executor.overlaps(pass.phase);
+            passes.push(pass);
+            if is_last {
+                break;
+            }
+        }
+        passes
+    }
+
+    /// Items and numbers of tokens of the next pass: as much of each item, in order, as the chunk has room for. Prompts and
+    /// generated tokens are in passes of their own where they have different stages.
+    fn next_pass(&self, work: &[Work<'_>], done: &[usize]) -> Option<Pass> {
         let mut room = self.chunk;
         let mut logits = (MAX_LOGITS / self.vocab_size).max(1);
-        let mut pass = Vec::new();
+        let mut pass: Option<Pass> = None;
         for (index, item) in work.iter().enumerate() {
-            if !self.sequences.contains_key(&item.sequence) {
+            let left = item.tokens.len() - done[index];
+            if left == 0 || !self.sequences.contains_key(&item.sequence) {
                 continue;
             }
-            let mut count = (item.tokens.len() - done[index]).min(room);
+            let phase = if item.tokens.len() > FEW_TOKENS { Phase::Prefill } else { Phase::Decode };
+            if pass.as_ref().is_some_and(|pass| pass.phase != phase) && self.executor.has_phases() {
+                continue;
+            }
+            let mut count = left.min(room);
             if item.logits == LogitsFor::All {
                 count = count.min(logits);
                 logits -= count;
             }
             room -= count;
             if count > 0 {
-                pass.push((index, count));
+                pass.get_or_insert_with(|| Pass { phase, items: SmallVec::new() }).items.push((index, count));
             }
         }
         pass
@@ -245,12 +307,14 @@ impl Engine {
         // Once: what fails after that is an error.
         let Some(mut fallback) = self.fallback.take() else { return Err(error.into()) };
         self.executor = fallback(&error)?;
-        for sequence in self.sequences.values() {
+        for sequence in self.sequences.values_mut() {
+            sequence.cached = [0; 2];
             for (i, tokens) in sequence.tokens.chunks(self.chunk).enumerate() {
                 let position = i * self.chunk;
                 let chunk = BatchSequence { tokens, position, pages: &sequence.pages, logits: LogitsFor::None };
-                self.executor.forward(&Batch { sequences: vec![chunk] }, None)?;
+                self.executor.forward(Phase::Prefill, &Batch { sequences: vec![chunk] }, None)?;
             }
+            sequence.cached[Phase::Prefill as usize] = sequence.tokens.len();
         }
         Ok(())
     }
@@ -279,6 +343,59 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// The batches of passes, whose items begin behind `done`.
+fn batches<'a>(
+    sequences: &'a BTreeMap<SequenceId, Sequence>,
+    work: &[Work<'a>],
+    done: &[usize],
+    passes: &[Pass],
+) -> SmallVec<[Batch<'a>; 1]> {
+    let mut ahead: SmallVec<[usize; 8]> = SmallVec::from_slice(done);
+    let mut batch = |pass: &Pass| {
+        let chunk = |&(item, count): &(usize, usize)| {
+            let Work { sequence, tokens, logits } = work[item];
+            let sequence = &sequences[&sequence];
+            let start = ahead[item];
+            ahead[item] += count;
+            let position = sequence.tokens.len() + start - done[item];
+            BatchSequence {
+                tokens: &tokens[start..start + count],
+                position,
+                pages: &sequence.pages[..(position + count).div_ceil(PAGE_LEN)],
+                logits: match logits {
+                    LogitsFor::Last | LogitsFor::Best(_) if start + count < tokens.len() => LogitsFor::None,
+                    other => other,
+                },
+            }
+        };
+        Batch { sequences: pass.items.iter().map(chunk).collect() }
+    };
+    passes.iter().map(&mut batch).collect()
+}
+
+/// Gives the stages of `phase` what only those of the other phase have of the sequences of `passes`.
+fn hand_over(
+    executor: &mut Executor,
+    sequences: &BTreeMap<SequenceId, Sequence>,
+    phase: Phase,
+    work: &[Work<'_>],
+    passes: &[Pass],
+) -> Result<(), ExecutorError> {
+    if !executor.has_phases() {
+        return Ok(());
+    }
+    for (item, Work { sequence, .. }) in work.iter().enumerate() {
+        let Some(sequence) = sequences.get(sequence).filter(|_| passes.iter().any(|pass| pass.count(item) > 0)) else {
+            continue;
+        };
+        let (cached, len) = (sequence.cached[phase as usize], sequence.tokens.len());
+        if cached < len {
+            executor.hand_over(phase, &sequence.pages[cached / PAGE_LEN..len.div_ceil(PAGE_LEN)])?;
+        }
+    }
+    Ok(())
 }
 
 impl std::fmt::Debug for Engine {

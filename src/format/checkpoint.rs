@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sterna_cpu::dense::DenseType;
+
 use super::dense::DenseTensor;
 use super::dtype::DType;
 use super::floats::Float;
@@ -12,7 +14,7 @@ use super::i2_s::I2sLayout;
 use super::metadata::Metadata;
 use super::storage::{Storage, TensorData};
 use super::ternary::{self, TernaryTensor};
-use super::{FormatError, gguf, huggingface, tensor_list};
+use super::{FormatError, TensorPlan, gguf, gguf_writer, huggingface, tensor_list};
 
 /// What a tensor is, without its contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +133,25 @@ impl Checkpoint {
         Self::from_files(root, root, huggingface::Files::Static(files), None, OpenOptions::default())
     }
 
+    /// A checkpoint that has the header of a GGUF file and nothing behind it: enough to lay out a graph and to count bytes,
+    /// but its tensors cannot be read. `name` stands for the path in messages.
+    ///
+    /// # Errors
+    /// If two tensors have the same name, or one cannot be in such a file.
+    pub fn without_data(name: &str, metadata: Metadata, plans: &[TensorPlan]) -> Result<Checkpoint, FormatError> {
+        let path = Path::new(name);
+        let info = |plan: &TensorPlan| {
+            let reason = || FormatError::header(path, format_args!("tensor `{}`", plan.name), "it has no such type");
+            let nbytes = plan.nbytes().ok_or_else(reason)?;
+            let TensorPlan { name, dtype, shape } = plan.clone();
+            Ok(TensorInfo { name, dtype, shape, nbytes, source: 0, offset: 0 })
+        };
+        let tensors = plans.iter().map(info).collect::<Result<_, FormatError>>()?;
+        let source = Source { path: path.into(), storage: Arc::new(Storage::Static(&[])) };
+        let description = Description::Gguf { version: gguf_writer::VERSION, metadata };
+        Self::new(path, OpenOptions::default(), description, vec![source], tensors, None)
+    }
+
     fn open_directory(
         path: &Path,
         directory: &Path,
@@ -247,16 +268,24 @@ impl Checkpoint {
     /// If there is no such tensor, if its shape is not `[rows, cols]`, or if its type is none of `F32`, `F16`, `BF16`,
     /// `Q8_0`, `Q6_K`, `Q5_0`, `Q4_0`.
     pub fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<DenseTensor, FormatError> {
+        let ty = self.dense_type(name, rows, cols)?;
+        Ok(DenseTensor { ty, rows, cols, data: self.data(name)? })
+    }
+
+    /// The number type of a matrix that is not ternary.
+    ///
+    /// # Errors
+    /// As [`dense`](Self::dense).
+    pub fn dense_type(&self, name: &str, rows: usize, cols: usize) -> Result<DenseType, FormatError> {
         let info = self.require(name)?;
         self.require_shape(info, &[rows, cols])?;
-        let Some(ty) = DenseTensor::number_type(info.dtype) else {
-            return Err(self.wrong_type(
+        DenseTensor::number_type(info.dtype).ok_or_else(|| {
+            self.wrong_type(
                 info,
                 "F32, F16, BF16, Q8_0, Q6_K, Q5_0 or Q4_0 for a matrix that is not ternary; convert the model again \
                  with one of these for embedding and output",
-            ));
-        };
-        Ok(DenseTensor { ty, rows, cols, data: self.data_of(info)? })
+            )
+        })
     }
 
     /// Checks that tensor `name` is there and a matrix or vector of the given shape, outermost dimension first. Packed

@@ -12,7 +12,7 @@ use super::gguf::MAGIC;
 use super::metadata::{Metadata, Value};
 
 /// The version that is written.
-const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 3;
 
 /// Tensors start at multiples of this.
 const ALIGNMENT: u64 = 32;
@@ -33,7 +33,7 @@ pub struct TensorPlan {
 
 impl TensorPlan {
     /// Its length in bytes, if the type can be written and its rows are whole blocks.
-    fn nbytes(&self) -> Option<u64> {
+    pub(super) fn nbytes(&self) -> Option<u64> {
         let elements = self.shape.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim as u64))?;
         self.dtype.gguf_id()?;
         self.dtype.bytes(elements, *self.shape.last()? as u64)

@@ -2,19 +2,22 @@
 //!
 //! `Embed`, N × `Block`, `Head`; each names its tensors and leaves them in the file. A backend turns a run of adjacent
 //! layers into a [`crate::backend::Stage`], reading the weights through [`Graph::linear`] and its siblings; the
-//! [`Executor`] runs the stages in order; [`Placement`] says which backend serves which layer.
+//! [`Executor`] runs the stages in order; [`Placement`] says which backend serves which layer, and the [`planner`] finds
+//! the fastest one.
 
 mod executor;
 mod placement;
+pub mod planner;
 mod spec;
 
-pub use executor::{Executor, ExecutorError, Output, Trace};
-pub use placement::{Placement, PlacementError};
+pub use executor::{Executor, ExecutorError, Output, Phase, StageTime, Trace};
+pub use placement::{Placement, PlacementError, Share, shares};
 pub use spec::{AttentionSpec, BlockSpec, FfnSpec, GraphParts, LinearSpec, RowOrder};
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use sterna_cpu::dense::DenseType;
 use sterna_cpu::{Layout, Readers, TernaryMatrix};
 
 use crate::format::{Checkpoint, DenseTensor, FormatError};
@@ -112,6 +115,18 @@ impl Graph {
     pub fn head(&self) -> Result<DenseTensor, FormatError> {
         let config = self.config();
         self.checkpoint.dense(&self.parts.head, config.vocab_size, config.hidden_size)
+    }
+
+    /// The number type of the embedding.
+    pub fn embedding_type(&self) -> Result<DenseType, FormatError> {
+        let config = self.config();
+        self.checkpoint.dense_type(&self.parts.embed, config.vocab_size, config.hidden_size)
+    }
+
+    /// The number type of the head's matrix.
+    pub fn head_type(&self) -> Result<DenseType, FormatError> {
+        let config = self.config();
+        self.checkpoint.dense_type(&self.parts.head, config.vocab_size, config.hidden_size)
     }
 
     /// The weight of the norm in front of the head, `[hidden]`.

@@ -11,6 +11,7 @@ mod common;
 mod head;
 mod linear;
 mod model;
+mod placement;
 mod quantize;
 mod robust;
 mod shaders;

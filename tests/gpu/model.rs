@@ -17,7 +17,7 @@ use crate::common::{argmax, fixture, log_softmax, read_tensors};
 use crate::support::{relative_diff, turn, variants};
 
 /// Fixture models and files, and the margin below which another token is tolerated.
-const FORMS: [(&str, &str, f64); 11] = [
+pub(crate) const FORMS: [(&str, &str, f64); 11] = [
     ("bitnet_a", "", 0.3),
     ("bitnet_a", "model-tq2_0.gguf", 0.3),
     ("bitnet_b_awkward", "model-i2_s.gguf", 0.3),
@@ -37,7 +37,7 @@ fn open(model: &str, file: &str, gpu: &GpuOptions, kv: KvType) -> Model {
     Model::open(&path, &options).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-fn logits(model: &Model, ids: &[u32]) -> Vec<f32> {
+pub(crate) fn logits(model: &Model, ids: &[u32]) -> Vec<f32> {
     let mut out = Vec::new();
     model.session().logits(ids, |_, row| out.extend_from_slice(row)).unwrap();
     out
@@ -49,45 +49,50 @@ fn fixtures_pass_the_loose_check_and_the_greedy_rule() {
     for (variant, options) in variants() {
         for (name, file, tolerated) in FORMS {
             let model = open(name, file, &options, KvType::F32);
-            let vocab = model.config().vocab_size;
-            let meta: serde_json::Value =
-                serde_json::from_slice(&std::fs::read(fixture(name).join("meta.json")).unwrap()).unwrap();
-            let expected = read_tensors(&fixture(name).join("expected.safetensors"));
-            let what = format!("{name} {file} on {variant}");
+            passes_the_checks_of_its_fixture(&model, name, tolerated, &format!("{name} {file} on {variant}"));
+        }
+    }
+}
 
-            let (want, got) = (expected["p0.logits"].f32(), logits(&model, &expected["p0.ids"].ids()));
-            let square: f64 = want.iter().zip(&got).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-            let rms = (square / want.len() as f64).sqrt();
-            let std = meta["logits_std"].as_f64().unwrap();
-            let tolerance = meta["tol_other_engine_rms"].as_f64().unwrap_or(0.0).max(0.1 * std);
-            let (mut kl, mut same) = (0.0, 0);
-            for (want, got) in want.chunks_exact(vocab).zip(got.chunks_exact(vocab)) {
-                let (p, q) = (log_softmax(want), log_softmax(got));
-                kl += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
-                same += usize::from(argmax(want) == argmax(got));
-            }
-            let rows = want.len() / vocab;
-            println!("{what}: rms {rms:.1e} (<= {tolerance:.3}), KL {:.1e}, same {same} of {rows}", kl / rows as f64);
-            assert!(rms <= tolerance && kl / rows as f64 <= 0.05 && same as f64 >= 0.85 * rows as f64, "{what}");
+/// The loose check and the greedy rule of the fixtures' README. Where the margin is below `tolerated`, another token is
+/// tolerated.
+pub(crate) fn passes_the_checks_of_its_fixture(model: &Model, name: &str, tolerated: f64, what: &str) {
+    let vocab = model.config().vocab_size;
+    let meta: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(fixture(name).join("meta.json")).unwrap()).unwrap();
+    let expected = read_tensors(&fixture(name).join("expected.safetensors"));
 
-            for prompt in ["p1", "p2"] {
-                let ids = expected[&format!("{prompt}.ids")].ids();
-                let want = expected[&format!("{prompt}.greedy")].ids();
-                let margins = &expected[&format!("{prompt}.greedy_margin")].data;
-                let generate = GenerateOptions { max_tokens: Some(32), ignore_eos: true, ..GenerateOptions::default() };
-                let mut session = model.session();
-                let got: Vec<u32> =
-                    session.generate_tokens(ids.clone(), generate).unwrap().map(|token| token.unwrap().id).collect();
-                if let Some(step) = (0..want.len()).find(|&i| got.get(i) != Some(&want[i])) {
-                    assert!(margins[step] < tolerated, "{what} {prompt} step {step}: margin {}", margins[step]);
-                }
-                let forced: Vec<u32> = ids.iter().chain(&want).copied().collect();
-                let all = logits(&model, &forced);
-                for (step, (&token, &margin)) in want.iter().zip(margins).enumerate() {
-                    let best = argmax(&all[(ids.len() - 1 + step) * vocab..][..vocab]);
-                    assert!(best == token as usize || margin < tolerated, "{what} {prompt} step {step}: {best}");
-                }
-            }
+    let (want, got) = (expected["p0.logits"].f32(), logits(&model, &expected["p0.ids"].ids()));
+    let square: f64 = want.iter().zip(&got).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    let rms = (square / want.len() as f64).sqrt();
+    let std = meta["logits_std"].as_f64().unwrap();
+    let tolerance = meta["tol_other_engine_rms"].as_f64().unwrap_or(0.0).max(0.1 * std);
+    let (mut kl, mut same) = (0.0, 0);
+    for (want, got) in want.chunks_exact(vocab).zip(got.chunks_exact(vocab)) {
+        let (p, q) = (log_softmax(want), log_softmax(got));
+        kl += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+        same += usize::from(argmax(want) == argmax(got));
+    }
+    let rows = want.len() / vocab;
+    println!("{what}: rms {rms:.1e} (<= {tolerance:.3}), KL {:.1e}, same {same} of {rows}", kl / rows as f64);
+    assert!(rms <= tolerance && kl / rows as f64 <= 0.05 && same as f64 >= 0.85 * rows as f64, "{what}");
+
+    for prompt in ["p1", "p2"] {
+        let ids = expected[&format!("{prompt}.ids")].ids();
+        let want = expected[&format!("{prompt}.greedy")].ids();
+        let margins = &expected[&format!("{prompt}.greedy_margin")].data;
+        let generate = GenerateOptions { max_tokens: Some(32), ignore_eos: true, ..GenerateOptions::default() };
+        let mut session = model.session();
+        let got: Vec<u32> =
+            session.generate_tokens(ids.clone(), generate).unwrap().map(|token| token.unwrap().id).collect();
+        if let Some(step) = (0..want.len()).find(|&i| got.get(i) != Some(&want[i])) {
+            assert!(margins[step] < tolerated, "{what} {prompt} step {step}: margin {}", margins[step]);
+        }
+        let forced: Vec<u32> = ids.iter().chain(&want).copied().collect();
+        let all = logits(&model, &forced);
+        for (step, (&token, &margin)) in want.iter().zip(margins).enumerate() {
+            let best = argmax(&all[(ids.len() - 1 + step) * vocab..][..vocab]);
+            assert!(best == token as usize || margin < tolerated, "{what} {prompt} step {step}: {best}");
         }
     }
 }
@@ -135,14 +140,14 @@ fn each_layer_is_that_of_the_cpu_given_the_same_input() {
     }
 }
 
-/// Loss per token on the held-out text, and the most probable tokens.
-fn held_out(model: &Model) -> (f64, Vec<usize>) {
+/// Loss per token on the first windows of the held-out text, and the most probable tokens.
+pub(crate) fn held_out(model: &Model, windows: usize) -> (f64, Vec<usize>) {
     let text = std::fs::read(crate::common::data_path("demo/heldout.txt")).unwrap();
     let text = String::from_utf8(text).unwrap();
     let tokens = model.tokenizer().unwrap().encode(&text, true).unwrap();
     let (mut loss, mut best) = (0.0, Vec::new());
     let mut session = model.session();
-    for window in tokens.chunks_exact(256).take(6) {
+    for window in tokens.chunks_exact(256).take(windows) {
         session.reset();
         session
             .logits(&window[..255], |i, row| {
@@ -161,7 +166,7 @@ fn the_demo_model_is_as_good_as_on_the_cpu() {
         for kv in [KvType::F16, KvType::F32] {
             let cpu = Model::open("demo", &OpenOptions { kv, ..OpenOptions::default() }).unwrap();
             let gpu = open("demo", "", &options, kv);
-            let ((want, want_best), (got, got_best)) = (held_out(&cpu), held_out(&gpu));
+            let ((want, want_best), (got, got_best)) = (held_out(&cpu, 6), held_out(&gpu, 6));
             let same = want_best.iter().zip(&got_best).filter(|(a, b)| a == b).count() as f64 / want_best.len() as f64;
             let ratio = (got - want).exp();
             println!("{variant} {kv:?}: perplexity {:.3} (CPU {:.3}), same choice {same:.4}", got.exp(), want.exp());

@@ -114,6 +114,11 @@ impl Int8Rows {
         self.values.len() + size_of_val(&self.bounds[..])
     }
 
+    /// Bytes that the copy of a matrix takes.
+    pub const fn bytes_of(rows: usize, cols: usize) -> usize {
+        rows * (cols.next_multiple_of(ALIGN) + size_of::<RowBound>())
+    }
+
     /// Distance between rows.
     fn stride(&self) -> usize {
         self.cols.next_multiple_of(ALIGN)

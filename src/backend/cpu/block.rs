@@ -183,6 +183,14 @@ impl CpuBlock {
         context.report(self.index, acts, &[("down_proj", hidden)]);
     }
 
+    pub(super) fn cache(&self) -> &KvLayer {
+        &self.cache
+    }
+
+    pub(super) fn cache_mut(&mut self) -> &mut KvLayer {
+        &mut self.cache
+    }
+
     pub(super) fn copy_page(&mut self, from: u32, to: u32) {
         self.cache.copy_page(from, to);
     }

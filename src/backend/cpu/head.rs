@@ -106,6 +106,18 @@ impl CpuHead {
         all(pool, self.isa, self.weight.matrix(), x, &mut self.scratch, outputs.make_full(output));
     }
 
+    /// Bytes that the head of `graph` will take: those that are read for a token.
+    pub(super) fn bytes_of(kind: HeadKind, graph: &Graph) -> Result<u64, BackendError> {
+        let (ty, config) = (graph.head_type()?, graph.config());
+        let (rows, cols) = (config.vocab_size, config.hidden_size);
+        let bytes = match kind == HeadKind::Int8 && Int8Rows::suits(ty) {
+            true => Int8Rows::bytes_of(rows, cols),
+            // A matrix whose rows are not whole blocks cannot be in a file.
+            false => rows * ty.row_bytes(cols).unwrap_or(0),
+        };
+        Ok(bytes as u64)
+    }
+
     /// Bytes that are read for a token.
     pub(super) fn bytes_read(&self) -> u64 {
         self.copy.as_ref().map_or(self.weight.data.len(), Int8Rows::bytes) as u64

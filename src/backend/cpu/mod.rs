@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use sterna_cpu::{Isa, Kernels, Layout, Pool, Tuning};
 
-use super::{Backend, BackendError, HeadKind, KvOptions, Progress, Stage};
+use super::{Backend, BackendError, HeadKind, KvOptions, Progress, Stage, StageNeeds, free_memory};
 use crate::graph::Graph;
 
 /// How the CPU is used.
@@ -66,6 +66,11 @@ impl CpuBackend {
         self.kernels.isa()
     }
 
+    /// The threads.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// Number of threads.
     pub fn threads(&self) -> usize {
         self.pool.threads()
@@ -92,6 +97,18 @@ impl Backend for CpuBackend {
         let threads = self.threads();
         let (isa, kernels) = (self.isa(), self.kernels.name());
         format!("CPU, {isa}, kernels {kernels}, {threads} thread{}", if threads == 1 { "" } else { "s" })
+    }
+
+    fn needs(&self, graph: &Graph, layers: Range<usize>, kv: KvOptions) -> Result<StageNeeds, BackendError> {
+        stage::needs(self.kernels.layout(), self.head, graph, layers, kv)
+    }
+
+    fn free_memory(&self) -> Option<u64> {
+        free_memory()
+    }
+
+    fn shares_memory(&self) -> bool {
+        true
     }
 
     fn build_stage(

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 use sterna_cpu::dense;
-use sterna_cpu::kv::{KvLayer, KvSpan};
+use sterna_cpu::kv::{KvLayer, KvSpan, KvType};
 use sterna_cpu::rope::{Rope, RopeRows};
-use sterna_cpu::{AlignedBuf, Kernels, Pool};
+use sterna_cpu::{AlignedBuf, Kernels, Layout, Pool};
 
 use super::block::{BlockContext, CpuBlock, Scratch};
 use super::head::CpuHead;
-use crate::backend::{BackendError, Batch, HeadKind, KvOptions, Observer, Outputs, Progress, Stage, StageMemory};
+use crate::backend::{
+    BackendError, Batch, HeadKind, KvOptions, Observer, Outputs, Progress, Stage, StageMemory, StageNeeds,
+};
 use crate::format::DenseTensor;
 use crate::graph::{Graph, Layer};
 use crate::model::ModelConfig;
@@ -74,6 +76,37 @@ impl CpuStage {
     }
 }
 
+/// What `layers` take. Buffers are those of [`CHUNK`] tokens; an embedding is read from the file, row by row.
+pub(super) fn needs(
+    layout: Layout,
+    head: HeadKind,
+    graph: &Graph,
+    layers: Range<usize>,
+    kv: KvOptions,
+) -> Result<StageNeeds, BackendError> {
+    let config = graph.config();
+    let mut needs = StageNeeds::default();
+    for index in layers {
+        match graph.layer(index) {
+            Layer::Embed => {}
+            Layer::Block(_, spec) => {
+                let bytes = spec.linears().map(|linear| layout.bytes(linear.rows, linear.cols));
+                needs.weights += bytes.sum::<usize>() as u64;
+                let cache = KvLayer::bytes_of(kv.pages, config.num_kv_heads, config.head_dim, kv.kind);
+                needs.kv_cache += cache as u64;
+            }
+            Layer::Head => needs.weights += CpuHead::bytes_of(head, graph)?,
+        }
+    }
+    // The hidden state, queries, keys, values and what they give, gate and up, and a quantized input.
+    let row = config.hidden_size + 2 * (config.q_size() + config.kv_size()) + 2 * config.intermediate_size;
+    needs.buffers = (CHUNK * (size_of::<f32>() * row + config.intermediate_size)) as u64;
+    Ok(needs)
+}
+
+/// Tokens of a pass, as it is by default.
+const CHUNK: usize = 512;
+
 impl Stage for CpuStage {
     fn layers(&self) -> Range<usize> {
         self.layers.clone()
@@ -132,6 +165,27 @@ impl Stage for CpuStage {
     fn copy_page(&mut self, from: u32, to: u32) -> Result<(), BackendError> {
         for block in &mut self.blocks {
             block.copy_page(from, to);
+        }
+        Ok(())
+    }
+
+    fn export_pages(&mut self, pages: &[u32], out: &mut [f32]) -> Result<(), BackendError> {
+        let page_len = KvLayer::page_len(self.config.num_kv_heads, self.config.head_dim);
+        let places = self.blocks.iter().flat_map(|block| pages.iter().map(move |&page| (block, page)));
+        for ((block, page), out) in places.zip(out.chunks_exact_mut(page_len)) {
+            block.cache().export_page(page, out).map_err(|_| BackendError::HandOver { kv: KvType::Int8.name() })?;
+        }
+        Ok(())
+    }
+
+    fn import_pages(&mut self, pages: &[u32], from: &[f32]) -> Result<(), BackendError> {
+        let page_len = KvLayer::page_len(self.config.num_kv_heads, self.config.head_dim);
+        let mut from = from.chunks_exact(page_len);
+        for block in &mut self.blocks {
+            for (&page, from) in pages.iter().zip(&mut from) {
+                let error = |_| BackendError::HandOver { kv: KvType::Int8.name() };
+                block.cache_mut().import_page(page, from).map_err(error)?;
+            }
         }
         Ok(())
     }

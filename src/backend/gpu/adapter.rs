@@ -164,6 +164,15 @@ fn rank(summary: &AdapterSummary) -> Option<usize> {
     summary.problem.is_none().then_some(2 * by_kind + usize::from(summary.api == "gl"))
 }
 
+/// Numbers of the adapters that are no software, best first, all of one interface: the same GPU may be there under several.
+pub fn usable(found: &[Found]) -> Vec<usize> {
+    let summaries = || found.iter().map(|found| &found.summary);
+    let mut ranked: Vec<_> = summaries().filter_map(|summary| Some((rank(summary)?, summary))).collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    let api = ranked.first().map(|(_, summary)| summary.api);
+    ranked.into_iter().filter(|(_, s)| Some(s.api) == api).map(|(_, summary)| summary.index).collect()
+}
+
 /// The adapter that `choice` means.
 ///
 /// # Errors

@@ -252,6 +252,20 @@ impl GpuBlock {
         }
     }
 
+    /// Copies a page's keys and values, of `page_bytes` each, to `to`, from `at` on.
+    pub(super) fn export_page(&self, recorder: &mut Recorder<'_>, page: u32, page_bytes: u64, to: &Memory, at: u64) {
+        let from = u64::from(page) * page_bytes;
+        recorder.copy(&self.keys, from, to, at, page_bytes);
+        recorder.copy(&self.values, from, to, at + page_bytes, page_bytes);
+    }
+
+    /// Writes a page's keys and values.
+    pub(super) fn import_page(&self, gpu: &Gpu, page: u32, keys: &[u8], values: &[u8]) -> Result<(), GpuError> {
+        let at = u64::from(page) * keys.len() as u64;
+        gpu.write(&self.keys, at, keys)?;
+        gpu.write(&self.values, at, values)
+    }
+
     pub(super) fn weight_bytes(&self) -> u64 {
         self.qkv.bytes() + self.o.bytes() + self.gate_up.bytes() + self.down.bytes()
     }

@@ -1,6 +1,7 @@
 //! What a GPU may report.
 
-use super::fit::{Needed, size};
+use super::fit::Needed;
+use crate::size::text as size;
 
 /// Why a GPU could not do its work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

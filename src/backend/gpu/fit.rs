@@ -10,7 +10,7 @@ use super::kernels::{FEW_TOKENS, Shape};
 use super::rows::DenseRows;
 use super::workspace::{BLOCK_LEN, Capacity, Workspace, padded};
 use super::{GpuError, GpuOptions, stage};
-use crate::backend::{BackendError, KvOptions};
+use crate::backend::{BackendError, KvOptions, free_memory};
 use crate::graph::{BlockSpec, Graph, Layer};
 
 /// Bytes that some stages take on a device.
@@ -85,14 +85,16 @@ pub(super) fn needed(
         let mut blocks = 0;
         for index in layers.clone() {
             match graph.layer(index) {
-                Layer::Embed => needed.dense += DenseRows::bytes_of(&graph.embedding()?),
+                Layer::Embed => {
+                    needed.dense += DenseRows::bytes_of(graph.embedding_type()?, config.vocab_size, config.hidden_size)
+                }
                 Layer::Block(_, spec) => {
                     needed.blocks += block_bytes(graph, spec, &shape);
                     blocks += 1;
                 }
                 Layer::Head => {
                     if !(layers.contains(&0) && graph.is_tied()) {
-                        needed.dense += DenseRows::bytes_of(&graph.head()?);
+                        needed.dense += DenseRows::bytes_of(graph.head_type()?, config.vocab_size, config.hidden_size);
                     }
                     needed.dense += 4 * padded(config.hidden_size) as u64;
                     needed.scratch += GpuHead::scratch_bytes(gpu, config, FEW_TOKENS);
@@ -173,12 +175,6 @@ fn block_bytes(graph: &Graph, spec: &BlockSpec, shape: &Shape) -> u64 {
         + sub_norms
 }
 
-/// Bytes as people read them.
-pub(super) fn size(bytes: u64) -> String {
-    let mib = bytes as f64 / f64::from(1 << 20);
-    if mib < 1024.0 { format!("{mib:.1} MiB") } else { format!("{:.2} GiB", mib / 1024.0) }
-}
-
 /// How much memory a device has for us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -197,14 +193,12 @@ pub(super) fn budget(allowed: Option<u64>, kind: &str) -> Option<Budget> {
     }
 }
 
+/// Whether a kind of device has no memory of its own.
+pub(super) fn shares_memory(kind: &str) -> bool {
+    matches!(kind, "integrated" | "software")
+}
+
 /// Free memory of the machine, for a kind of device that shares it.
 pub(super) fn shared_memory(kind: &str) -> Option<u64> {
-    if !matches!(kind, "integrated" | "software") {
-        return None;
-    }
-    let ram = sysinfo::MemoryRefreshKind::nothing().with_ram();
-    let system = sysinfo::System::new_with_specifics(sysinfo::RefreshKind::nothing().with_memory(ram)).ok()?;
-    // What a container's limit leaves; cached files count as used there, but make room.
-    let limited = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory.saturating_sub(limits.rss));
-    Some(system.available_memory().min(limited)).filter(|&bytes| bytes > 0)
+    if shares_memory(kind) { free_memory() } else { None }
 }

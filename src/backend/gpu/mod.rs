@@ -12,6 +12,7 @@ mod block;
 mod device;
 mod disk_cache;
 mod error;
+mod exchange;
 mod fit;
 mod head;
 mod kernels;
@@ -24,7 +25,7 @@ mod stage;
 mod weights;
 mod workspace;
 
-pub use adapter::{AdapterChoice, AdapterSummary, Found, adapters, choose, verdicts};
+pub use adapter::{AdapterChoice, AdapterSummary, Found, adapters, choose, usable, verdicts};
 pub use device::{Gpu, Memory, Variant};
 pub use error::GpuError;
 pub use fit::{Budget, Needed};
@@ -36,7 +37,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Backend, BackendError, KvOptions, Progress, Stage};
+use super::{Backend, BackendError, KvOptions, Progress, Stage, StageNeeds};
 use crate::graph::Graph;
 
 /// How bytes are multiplied.
@@ -51,6 +52,8 @@ pub enum Dot {
 /// How a GPU is used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GpuOptions {
+    /// Its name in placements.
+    pub name: String,
     /// Which adapter.
     pub adapter: AdapterChoice,
     /// How bytes are multiplied.
@@ -78,6 +81,7 @@ pub struct GpuOptions {
 impl Default for GpuOptions {
     fn default() -> GpuOptions {
         GpuOptions {
+            name: "gpu".into(),
             adapter: AdapterChoice::Best,
             dot: Dot::Packed,
             subgroups: true,
@@ -135,7 +139,7 @@ impl GpuBackend {
 
 impl Backend for GpuBackend {
     fn name(&self) -> &str {
-        "gpu"
+        &self.options.name
     }
 
     fn description(&self) -> String {
@@ -145,6 +149,19 @@ impl Backend for GpuBackend {
 
     fn check(&self, graph: &Graph, stages: &[Range<usize>], kv: KvOptions) -> Result<(), BackendError> {
         fit::check(self.gpu(), &self.options, graph, stages, kv)
+    }
+
+    fn needs(&self, graph: &Graph, layers: Range<usize>, kv: KvOptions) -> Result<StageNeeds, BackendError> {
+        let needed = self.needed(graph, &[layers], kv)?;
+        Ok(StageNeeds { weights: needed.blocks + needed.dense, kv_cache: needed.cache, buffers: needed.scratch })
+    }
+
+    fn free_memory(&self) -> Option<u64> {
+        self.gpu().budget().map(|budget| budget.bytes.saturating_sub(self.gpu().held()))
+    }
+
+    fn shares_memory(&self) -> bool {
+        fit::shares_memory(self.summary.kind)
     }
 
     fn build_stage(

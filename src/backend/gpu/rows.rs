@@ -50,14 +50,14 @@ impl DenseRows {
         tensor: &DenseTensor,
         progress: &dyn Progress,
     ) -> Result<DenseRows, GpuError> {
-        progress.expect(DenseRows::bytes_of(tensor));
+        progress.expect(DenseRows::bytes_of(tensor.ty, tensor.rows, tensor.cols));
         let ty = match tensor.ty {
             DenseType::F32 => RowType::F32,
             DenseType::Bf16 => RowType::Bf16,
             _ => RowType::F16,
         };
         let (rows, cols) = (tensor.rows, tensor.cols);
-        let row_bytes = row_bytes(tensor);
+        let row_bytes = row_bytes(tensor.ty, tensor.cols);
         let at_once = (gpu.max_binding() as usize / row_bytes).max(1);
         let mut pieces = Vec::new();
         for first in (0..rows).step_by(at_once) {
@@ -88,9 +88,9 @@ impl DenseRows {
         Ok(DenseRows { ty, pieces, vocab: rows })
     }
 
-    /// Bytes that `tensor` will take.
-    pub(super) fn bytes_of(tensor: &DenseTensor) -> u64 {
-        (tensor.rows * row_bytes(tensor)) as u64
+    /// Bytes that a matrix will take.
+    pub(super) fn bytes_of(ty: DenseType, rows: usize, cols: usize) -> u64 {
+        (rows * row_bytes(ty, cols)) as u64
     }
 
     /// Bytes of all rows.
@@ -100,9 +100,9 @@ impl DenseRows {
 }
 
 /// Bytes of a row on the device.
-fn row_bytes(tensor: &DenseTensor) -> usize {
-    let size = if tensor.ty == DenseType::F32 { 4 } else { 2 };
-    (tensor.cols * size).next_multiple_of(16)
+fn row_bytes(ty: DenseType, cols: usize) -> usize {
+    let size = if ty == DenseType::F32 { 4 } else { 2 };
+    (cols * size).next_multiple_of(16)
 }
 
 /// Rows as the kernels read them, each padded to `row_bytes` with zeros.

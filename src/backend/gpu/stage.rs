@@ -17,13 +17,14 @@ use super::programs::Programs;
 use super::record::{Queue, Recorder};
 use super::rows::DenseRows;
 use super::workspace::{BLOCK_LEN, Capacity, Workspace, padded};
-use super::{GpuError, GpuOptions};
+use super::{GpuError, GpuOptions, exchange};
 use crate::backend::{BackendError, Batch, Counters, KvOptions, Observer, Outputs, Progress, Stage, StageMemory};
 use crate::graph::{Graph, Layer};
 use crate::model::ModelConfig;
 
 /// The embedding, blocks and head that one stage holds; each may be absent.
 pub(super) struct GpuStage {
+    backend: String,
     queue: Queue,
     config: ModelConfig,
     layers: Range<usize>,
@@ -96,6 +97,7 @@ impl GpuStage {
         }
         gpu.save_pipelines();
         Ok(GpuStage {
+            backend: options.name.clone(),
             widths: RowWidths::new(gpu, &config)?,
             rope: Rope::new(config.head_dim, config.rope_theta, &config.rope_scaling),
             queue,
@@ -271,7 +273,7 @@ impl Stage for GpuStage {
     }
 
     fn backend(&self) -> &str {
-        "gpu"
+        &self.backend
     }
 
     fn forward(
@@ -326,6 +328,44 @@ impl Stage for GpuStage {
             block.copy_page(&mut recorder, self.kv_pages, from, to, scratch);
         }
         recorder.submit();
+        Ok(self.queue.gpu().check()?)
+    }
+
+    fn export_pages(&mut self, pages: &[u32], out: &mut [f32]) -> Result<(), BackendError> {
+        self.queue.gpu().check()?;
+        let shape = self.queue.shape;
+        let (bytes, len) = (exchange::page_bytes(&shape), exchange::page_len(&shape));
+        let size = (self.blocks.len() * pages.len() * 2 * bytes) as u64;
+        if size == 0 {
+            return Ok(());
+        }
+        let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
+        let readback = self.queue.gpu().buffer("pages of the cache to be read", size, usage)?;
+        let mut recorder = self.queue.record();
+        let places = self.blocks.iter().flat_map(|block| pages.iter().map(move |&page| (block, page)));
+        for (index, (block, page)) in places.enumerate() {
+            block.export_page(&mut recorder, page, bytes as u64, &readback, (index * 2 * bytes) as u64);
+        }
+        let submission = recorder.submit();
+        self.queue.counters.readback += size;
+        self.queue.gpu().read(submission, &readback, size, |all| {
+            for (index, (from, to)) in all.chunks_exact(bytes).zip(out.chunks_exact_mut(len)).enumerate() {
+                exchange::export(&shape, index % 2 == 0, from, to);
+            }
+        })?;
+        Ok(())
+    }
+
+    fn import_pages(&mut self, pages: &[u32], from: &[f32]) -> Result<(), BackendError> {
+        let (gpu, shape) = (self.queue.gpu(), self.queue.shape);
+        let places = self.blocks.iter().flat_map(|block| pages.iter().map(move |&page| (block, page)));
+        for ((block, page), from) in places.zip(from.chunks_exact(2 * exchange::page_len(&shape))) {
+            let (keys, values) = from.split_at(from.len() / 2);
+            let [keys, values] = [(true, keys), (false, values)].map(|(keys, x)| exchange::import(&shape, keys, x));
+            block.import_page(gpu, page, &keys, &values)?;
+        }
+        self.queue.counters.uploaded +=
+            (from.len() / 2 / exchange::page_len(&shape).max(1)) as u64 * 2 * exchange::page_bytes(&shape) as u64;
         Ok(self.queue.gpu().check()?)
     }
 
