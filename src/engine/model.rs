@@ -26,8 +26,10 @@ pub struct OpenOptions {
     pub pin: bool,
     /// Instruction set; `None` for `STERNA_ISA` or the best one.
     pub isa: Option<Isa>,
-    /// Layout of the packed weights; `None` for the best one for the instruction set.
+    /// Layout of the packed weights; `None` for that of the file, so that nothing is packed, or the preferred one.
     pub layout: Option<Layout>,
+    /// Layout of weights that have to be packed; `None` for the best one for the instruction set.
+    pub preferred_layout: Option<Layout>,
     /// What suits this machine; see [`crate::tune`].
     pub tuning: Tuning,
     /// Positions of one sequence; `None` for what the model was trained for, at most 8192.
@@ -71,6 +73,7 @@ impl Default for OpenOptions {
             pin: false,
             isa: None,
             layout: None,
+            preferred_layout: None,
             tuning: Tuning::default(),
             context: None,
             sequences: 1,

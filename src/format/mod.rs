@@ -10,6 +10,7 @@
 //! | packed `uint8` of Hugging Face (`quant_method: bitnet`) | `hf_packed` |
 //! | float master weights of a BitNet, ternarized at load | `absmean` |
 //! | I2_S, TQ1_0, TQ2_0 of GGUF | `i2_s`, `tq1_0`, `tq2_0` |
+//! | T16, T16x5: the kernels' own layouts in a GGUF file | `tiles` |
 //! | floats that are ternary already | `dense_ternary` |
 //! | embedding and head: floats, Q8_0, Q6_K, Q5_0, Q4_0 | `dense` |
 //!
@@ -34,6 +35,7 @@ mod safetensors;
 mod storage;
 mod tensor_list;
 mod ternary;
+mod tiles;
 mod tq1_0;
 mod tq2_0;
 
@@ -42,7 +44,7 @@ pub use dense::DenseTensor;
 pub use dtype::DType;
 pub use encode::Encoding;
 pub use error::FormatError;
-pub use gguf_writer::{GgufWriter, TensorPlan};
+pub use gguf_writer::{CompleteFile, GgufWriter, TensorPlan};
 pub use i2_s::I2sLayout;
 pub use metadata::{Metadata, Value};
 pub use storage::TensorData;

@@ -11,6 +11,7 @@ mod names;
 
 pub use config::{Gate, ModelConfig};
 pub use error::ModelError;
+pub(crate) use llama::HALF_SPLIT;
 
 use crate::format::{Checkpoint, Description};
 use crate::graph::Graph;
