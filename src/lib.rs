@@ -16,6 +16,7 @@
 
 pub mod backend;
 pub mod bench;
+pub mod convert;
 pub mod demo;
 pub mod engine;
 pub mod format;

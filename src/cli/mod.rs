@@ -5,6 +5,7 @@ mod chat;
 mod common;
 mod compare;
 mod completions;
+mod convert;
 mod devices;
 mod doctor;
 mod explain;
@@ -63,6 +64,8 @@ enum Command {
     Plan(plan::Args),
     /// Measure what suits this machine (threads, layout, prefetch, task sizes) and keep it for later runs
     Tune(tune::Args),
+    /// Write a model again as a GGUF file, with other encodings of its weights
+    Convert(convert::Args),
     /// Write a random model of a given shape, for benchmarks
     Synth(synth::Args),
     /// Print the completion script of a shell
@@ -91,6 +94,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Devices(args) => devices::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Tune(args) => tune::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Completions(args) => completions::run(args),
     };

@@ -10,7 +10,7 @@ use super::{Engine, Error, GenerateOptions, Generation, Sampling, SequenceId, Wo
 #[cfg(feature = "gpu")]
 use crate::backend::gpu::GpuOptions;
 use crate::backend::{Device, HeadKind, KvOptions, LogitsFor, Progress};
-use crate::format::{Checkpoint, Description};
+use crate::format::{Checkpoint, Description, Metadata};
 use crate::graph::planner::Workload;
 use crate::graph::{Graph, Output};
 use crate::model::{ModelConfig, build_graph};
@@ -384,9 +384,9 @@ fn no_tokenizer(checkpoint: &Checkpoint) -> Error {
 }
 
 /// The tokenizer of a checkpoint, if it has one.
-fn load_tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, Error> {
+pub(crate) fn load_tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, Error> {
     match checkpoint.description() {
-        Description::Gguf { metadata, .. } if metadata.get("tokenizer.ggml.model").is_some() => {
+        Description::Gguf { metadata, .. } if Tokenizer::is_in_gguf(metadata) => {
             Ok(Some(Tokenizer::from_gguf(metadata)?))
         }
         Description::Gguf { .. } => Ok(None),
@@ -404,9 +404,27 @@ fn load_tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, Error> {
     }
 }
 
-/// What generation_config.json recommends. Hugging Face's default is greedy.
-fn default_sampling(checkpoint: &Checkpoint) -> Result<Sampling, Error> {
+/// The keys of a GGUF file that recommend a sampling; what they leave open is as in `fallback`.
+fn sampling_in(metadata: &Metadata, fallback: Sampling) -> Result<Sampling, Error> {
+    let number = |name: &str| metadata.f64(&format!("general.sampling.{name}")).map(|number| number as f32);
+    let sampling = Sampling {
+        temperature: number("temp").unwrap_or(fallback.temperature),
+        top_k: number("top_k").map_or(fallback.top_k, |k| k as usize),
+        top_p: number("top_p").unwrap_or(fallback.top_p),
+        min_p: number("min_p").unwrap_or(fallback.min_p),
+        repeat_penalty: number("penalty_repeat").unwrap_or(fallback.repeat_penalty),
+        ..fallback
+    };
+    sampling.validate()?;
+    Ok(sampling)
+}
+
+/// What the checkpoint recommends: generation_config.json, or keys of a GGUF file. Hugging Face's default is greedy.
+pub(crate) fn default_sampling(checkpoint: &Checkpoint) -> Result<Sampling, Error> {
     let fallback = Sampling { temperature: 0.7, top_k: 40, top_p: 0.95, ..Sampling::default() };
+    if let Description::Gguf { metadata, .. } = checkpoint.description() {
+        return sampling_in(metadata, fallback);
+    }
     let Some(file) = checkpoint.file("generation_config.json")? else { return Ok(fallback) };
     let config: serde_json::Value = serde_json::from_slice(&file).map_err(|e| Error::BadOption {
         option: "generation_config.json",
