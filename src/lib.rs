@@ -22,6 +22,7 @@ pub mod engine;
 pub mod format;
 pub mod graph;
 pub mod model;
+pub mod perplexity;
 pub mod plan;
 pub mod size;
 pub mod synth;

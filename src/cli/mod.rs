@@ -12,6 +12,7 @@ mod explain;
 mod graphics;
 mod inspect;
 mod logits;
+mod perplexity;
 mod plan;
 mod run;
 mod synth;
@@ -64,6 +65,8 @@ enum Command {
     Plan(plan::Args),
     /// Measure what suits this machine (threads, layout, prefetch, task sizes) and keep it for later runs
     Tune(tune::Args),
+    /// Measure how well a model predicts a text
+    Perplexity(perplexity::Args),
     /// Write a model again as a GGUF file, with other encodings of its weights
     Convert(convert::Args),
     /// Write a random model of a given shape, for benchmarks
@@ -94,6 +97,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Devices(args) => devices::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Tune(args) => tune::run(args),
+        Command::Perplexity(args) => perplexity::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Completions(args) => completions::run(args),
