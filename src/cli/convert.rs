@@ -80,7 +80,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let file = conversion.write(&args.out, args.force, &mut |bytes| bar.advance(bytes))?;
     drop(bar);
     if args.verify {
-        let comparison = convert::compare(&args.source, file.path())?;
+        let comparison = convert::compare(&args.source, file.temporary_path())?;
         let convert::Comparison { tokens, largest, agreeing, is_exact, same_tokens } = comparison;
         if !same_tokens {
             bail!("the new file makes other tokens of a text; it is not kept");

@@ -8,7 +8,7 @@ mod metadata;
 mod plan;
 mod verify;
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 use sterna_cpu::dense::{DenseMatrix, DenseType, dequantize_row};
@@ -20,7 +20,7 @@ use crate::format::{
     CompleteFile, DType, DenseEncoding, DenseTensor, Encoding, FormatError, GgufWriter, Metadata, TensorPlan,
 };
 use crate::graph::{Graph, LinearSpec, RowOrder};
-use plan::{Job, Planned};
+use plan::{DensePart, Job, Planned};
 pub use verify::{Comparison, compare};
 
 /// How a checkpoint is written again.
@@ -86,26 +86,12 @@ impl<'a> Conversion<'a> {
     ) -> Result<CompleteFile, Error> {
         let plans: Vec<TensorPlan> = self.tensors.iter().map(|tensor| tensor.plan.clone()).collect();
         let mut writer = GgufWriter::create(path, &self.metadata, &plans, overwrite)?;
-        for Planned { plan, job } in &self.tensors {
+        for Planned { job, .. } in &self.tensors {
             match job {
                 Job::Floats(values) => writer.write(bytemuck::cast_slice(values))?,
                 Job::Norm { name, len } => writer.write(bytemuck::cast_slice(&self.graph.norm(name, *len)?))?,
                 Job::Ternary { spec, order } => self.ternary(&mut writer, spec, *order, progress)?,
-                Job::Dense(source) => {
-                    self.parts(&mut writer, plan, source, progress, |bytes, _| bytes)?;
-                    self.graph.checkpoint().release(source);
-                }
-                Job::HeadValues(source) => {
-                    self.parts(&mut writer, plan, source, progress, |_, copy| {
-                        copy().values().iter().map(|&v| v as u8).collect()
-                    })?;
-                }
-                Job::HeadBounds(source) => {
-                    self.parts(&mut writer, plan, source, progress, |_, copy| {
-                        bytemuck::cast_slice(copy().bounds()).to_vec()
-                    })?;
-                    self.graph.checkpoint().release(source);
-                }
+                Job::Dense { name, part } => self.dense(&mut writer, name, *part, progress)?,
             }
         }
         let file = writer.complete()?;
@@ -142,16 +128,15 @@ impl<'a> Conversion<'a> {
         Ok(())
     }
 
-    /// What `make` takes of each run of rows of the dense matrix `name`: of its bytes in the new file, or of an int8 copy.
-    fn parts(
+    /// The rows of a matrix that is not ternary, or what an int8 copy has of them.
+    fn dense(
         &self,
         writer: &mut GgufWriter,
-        plan: &TensorPlan,
         name: &str,
+        wanted: DensePart,
         progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
-        make: impl Fn(Vec<u8>, &dyn Fn() -> Int8Rows) -> Vec<u8> + Sync,
     ) -> Result<(), FormatError> {
-        /// Rows of a part.
+        /// Rows that are made at once.
         const ROWS: usize = 256;
         let config = self.graph.config();
         let source = self.graph.checkpoint().dense(name, config.vocab_size, config.hidden_size)?;
@@ -160,27 +145,28 @@ impl<'a> Conversion<'a> {
             let (ty, bytes) = self.dense_rows(&source, name, rows.clone())?;
             let matrix = DenseMatrix { ty, rows: rows.len(), cols: source.cols, bytes: &bytes };
             let copy = || Int8Rows::pack(&Pool::new(1), self.isa, matrix, |_| ());
-            Ok(make(bytes.clone(), &copy))
+            Ok(match wanted {
+                DensePart::Rows => bytes,
+                DensePart::CopyValues => bytemuck::cast_slice(copy().values()).to_vec(),
+                DensePart::CopyBounds => bytemuck::cast_slice(copy().bounds()).to_vec(),
+            })
         };
-        debug_assert_eq!(plan.shape.first(), Some(&source.rows));
-        writer.write_parts(source.rows.div_ceil(ROWS), part, progress)
+        writer.write_parts(source.rows.div_ceil(ROWS), part, progress)?;
+        self.graph.checkpoint().release(name);
+        Ok(())
     }
 
-    /// Some rows of a dense matrix as the new file has them.
+    /// Some rows of a dense matrix as the new file has them, and their type.
     fn dense_rows(
         &self,
         source: &DenseTensor,
         name: &str,
-        rows: std::ops::Range<usize>,
+        rows: Range<usize>,
     ) -> Result<(DenseType, Vec<u8>), FormatError> {
-        let Some((encoding, ty)) =
-            self.options.head.and_then(|head| Some((head, DenseTensor::number_type(head.dtype())?)))
-        else {
-            return Ok((source.ty, rows.flat_map(|row| source.row(row).iter().copied()).collect()));
+        let encoding = self.options.head.and_then(|head| Some((head, DenseTensor::number_type(head.dtype())?)));
+        let Some((encoding, ty)) = encoding.filter(|&(_, ty)| ty != source.ty) else {
+            return Ok((source.ty, rows.flat_map(|row| source.row(row)).copied().collect()));
         };
-        if ty == source.ty {
-            return Ok((ty, rows.flat_map(|row| source.row(row).iter().copied()).collect()));
-        }
         let (mut numbers, mut bytes) = (vec![0.0; source.cols], Vec::new());
         for row in rows {
             dequantize_row(self.isa, source.ty, source.row(row), &mut numbers);

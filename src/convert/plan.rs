@@ -25,12 +25,19 @@ pub(super) enum Job {
     Norm { name: String, len: usize },
     /// A ternary matrix of the source, its rows put into an order.
     Ternary { spec: LinearSpec, order: RowOrder },
-    /// A matrix of the source that is not ternary.
-    Dense(String),
-    /// The values of the int8 copy of such a matrix.
-    HeadValues(String),
-    /// The bounds of it.
-    HeadBounds(String),
+    /// A matrix of the source that is not ternary, or a part of an int8 copy of it.
+    Dense { name: String, part: DensePart },
+}
+
+/// What is wanted of a matrix that is not ternary.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum DensePart {
+    /// Its rows.
+    Rows,
+    /// The values of an int8 copy.
+    CopyValues,
+    /// The bounds of an int8 copy.
+    CopyBounds,
 }
 
 /// The order in which the new file holds the rows of q and k.
@@ -82,8 +89,9 @@ pub(super) fn tensors(graph: &Graph, options: ConvertOptions) -> Result<Vec<Plan
         }
         Ok(dtype)
     };
+    let whole = |name: &str| Job::Dense { name: name.into(), part: DensePart::Rows };
     let embed = graph.embedding_name();
-    add(names.embed().into(), dense(embed)?, vec![vocab, hidden], Job::Dense(embed.into()));
+    add(names.embed().into(), dense(embed)?, vec![vocab, hidden], whole(embed));
     for (layer, block) in graph.blocks().iter().enumerate() {
         let (a, f) = (&block.attention, &block.ffn);
         let name = |part| names.block(layer, part);
@@ -117,12 +125,22 @@ pub(super) fn tensors(graph: &Graph, options: ConvertOptions) -> Result<Vec<Plan
     add(names.final_norm().into(), DType::F32, vec![hidden], final_norm);
     let head = graph.head_name();
     if !graph.is_tied() {
-        add("output.weight".into(), dense(head)?, vec![vocab, hidden], Job::Dense(head.into()));
+        add("output.weight".into(), dense(head)?, vec![vocab, hidden], whole(head));
     }
     let has_copy = DenseTensor::number_type(dense_dtype(graph, options, head)).is_some_and(Int8Rows::suits);
     if options.encoding.dtype().layout().is_some() && has_copy {
-        add(HEAD_VALUES.into(), DType::I8, vec![vocab, Int8Rows::stride_of(hidden)], Job::HeadValues(head.into()));
-        add(HEAD_BOUNDS.into(), DType::F32, vec![vocab, 4], Job::HeadBounds(head.into()));
+        add(
+            HEAD_VALUES.into(),
+            DType::I8,
+            vec![vocab, Int8Rows::stride_of(hidden)],
+            Job::Dense { name: head.into(), part: DensePart::CopyValues },
+        );
+        add(
+            HEAD_BOUNDS.into(),
+            DType::F32,
+            vec![vocab, 4],
+            Job::Dense { name: head.into(), part: DensePart::CopyBounds },
+        );
     }
     if let Some(factors) = rope_factors(&config.rope_scaling, config.head_dim, config.rope_theta) {
         add("rope_freqs.weight".into(), DType::F32, vec![factors.len()], Job::Floats(factors));

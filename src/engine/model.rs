@@ -144,12 +144,17 @@ impl Model {
         progress: impl FnOnce(u64) -> P,
     ) -> Result<Model, Error> {
         let checkpoint = Arc::new(demo::open(path.as_ref())?);
-        let tokenizer = load_tokenizer(&checkpoint)?.map(Arc::new);
         let graph = build_graph(Arc::clone(&checkpoint))?;
         let config = graph.config();
         let (context, kv) = options.cache_of(config);
         let packed = (0..graph.blocks().len()).map(|block| graph.block_bytes(block)).sum();
-        let opened = devices::open(&graph, options, kv, &progress(packed))?;
+        // A large vocabulary takes longer than to map the weights.
+        let (tokenizer, opened) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| load_tokenizer(&checkpoint));
+            let opened = devices::open(&graph, options, kv, &progress(packed));
+            (tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), opened)
+        });
+        let (tokenizer, opened) = (tokenizer?.map(Arc::new), opened?);
         let mut engine = Engine::new(opened.executor, config.vocab_size, kv.pages, context, options.chunk);
         engine.set_fallback(opened.fallback);
         Ok(Model {

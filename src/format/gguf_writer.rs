@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
 
 use rayon::prelude::*;
 
@@ -155,7 +156,7 @@ impl GgufWriter {
         Ok(())
     }
 
-    /// Writes `count` parts of the current tensor in their order, some at a time made by `make` on all cores; `progress` is told
+    /// Writes `count` parts of the current tensor in their order, made by `make` on all cores meanwhile; `progress` is told
     /// of bytes as they are written and may stop it.
     ///
     /// # Errors
@@ -166,20 +167,32 @@ impl GgufWriter {
         make: impl Fn(usize) -> Result<Vec<u8>, FormatError> + Sync,
         progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<(), FormatError> {
-        /// Parts in memory at a time.
+        /// Parts that are made at a time; as many again wait, and as many are being written.
         const BATCH: usize = 32;
-        let starts = (0..count).step_by(BATCH);
-        for start in starts {
-            let parts = start..count.min(start + BATCH);
-            let parts: Vec<Vec<u8>> = parts.into_par_iter().map(&make).collect::<Result<_, _>>()?;
-            for part in parts {
-                self.write(&part)?;
-                if progress(part.len() as u64).is_break() {
-                    return Err(FormatError::Stopped { file: self.path.clone() });
+        let (make, stopped) = (&make, FormatError::Stopped { file: self.path.clone() });
+        let (made, to_write) = sync_channel(1);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for start in (0..count).step_by(BATCH) {
+                    let batch = start..count.min(start + BATCH);
+                    let parts: Result<Vec<Vec<u8>>, _> = batch.into_par_iter().map(make).collect();
+                    let is_last = parts.is_err();
+                    // Nobody receives once writing has failed or was stopped.
+                    if made.send(parts).is_err() || is_last {
+                        break;
+                    }
+                }
+            });
+            for parts in to_write {
+                for part in parts? {
+                    self.write(&part)?;
+                    if progress(part.len() as u64).is_break() {
+                        return Err(stopped);
+                    }
                 }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Puts the complete file in its place.
@@ -211,8 +224,8 @@ pub struct CompleteFile {
 }
 
 impl CompleteFile {
-    /// Its temporary name.
-    pub fn path(&self) -> &Path {
+    /// Where it is for now.
+    pub fn temporary_path(&self) -> &Path {
         &self.writer.temporary
     }
 
@@ -221,7 +234,7 @@ impl CompleteFile {
     /// # Errors
     /// If the disk fails.
     pub fn sync(&self) -> Result<(), FormatError> {
-        self.writer.out.get_ref().sync_all().map_err(FormatError::io(self.path()))
+        self.writer.out.get_ref().sync_all().map_err(FormatError::io(self.temporary_path()))
     }
 
     /// Puts it in its place.
@@ -229,7 +242,7 @@ impl CompleteFile {
     /// # Errors
     /// If the disk fails.
     pub fn keep(mut self) -> Result<(), FormatError> {
-        fs::rename(self.path(), &self.writer.path).map_err(FormatError::io(&self.writer.path))?;
+        fs::rename(self.temporary_path(), &self.writer.path).map_err(FormatError::io(&self.writer.path))?;
         self.writer.complete = true;
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! back into a tokenizer, which must be the original in its rules, its vocabulary and some texts. If none is, the file keeps
 //! tokenizer.json itself, which other programs do not read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value as Json;
 
@@ -16,6 +16,9 @@ pub(super) const JSON: &str = "sterna.tokenizer.json";
 
 /// The key of all tokens that end a text, where they are more than GGUF has keys for.
 pub(super) const EOS_IDS: &str = "sterna.tokenizer.eos_token_ids";
+
+/// The key of the token for what no token is made of.
+const UNKNOWN_ID: &str = "tokenizer.ggml.unknown_token_id";
 
 /// llama.cpp's token types.
 const NORMAL: i64 = 1;
@@ -86,13 +89,19 @@ impl Tokenizer {
             return false;
         }
         let Ok(other) = Tokenizer::from_gguf(metadata) else { return false };
-        let special: String = self.special.iter().filter_map(|&id| self.id_to_token(id)).take(64).collect();
+        // GGUF's unknown token is no text, and stands for what no token is made of.
+        let unknown = metadata.u64(UNKNOWN_ID);
+        let special = |tokenizer: &Tokenizer| -> BTreeSet<u32> {
+            tokenizer.special.iter().copied().filter(|&id| Some(u64::from(id)) != unknown).collect()
+        };
+        let (ours, theirs) = (special(self), special(&other));
+        let special: String = ours.iter().filter_map(|&id| self.id_to_token(id)).take(64).collect();
         let texts = PROBES.into_iter().chain([special.as_str()]);
         let same_texts = texts.into_iter().all(|text| match (self.encode(text, true), other.encode(text, true)) {
             (Ok(ours), Ok(theirs)) => ours == theirs,
             _ => false,
         });
-        same_texts && self.bos == other.bos && self.eos == other.eos && self.special == other.special
+        same_texts && self.bos == other.bos && self.eos == other.eos && ours == theirs
     }
 }
 
@@ -111,17 +120,18 @@ fn vocabularies(original: &Json, vocab_size: usize) -> Vec<Metadata> {
         metadata
     };
     let mut ways = Vec::new();
-    if let Some(merges) = merges {
+    if let Some(merges) = &merges {
         for pre in ["llama-bpe", "qwen2", "gpt-2"] {
             let mut metadata = base("gpt2", pre, tokens.iter().map(|&(_, kind)| kind).collect());
             metadata.entries.insert("tokenizer.ggml.merges".into(), Value::Strings(merges.clone()));
             ways.push(metadata);
         }
     }
-    // SentencePiece: pieces are merged in the order of their numbers.
+    // SentencePiece: what is merged first has the best score.
     let unknown = original["model"]["unk_token"].as_str();
     let unknown = unknown.and_then(|unknown| tokens.iter().position(|(name, _)| name == unknown));
-    if let Some(unknown) = unknown {
+    if let (Some(unknown), Some(merges)) = (unknown, &merges) {
+        let scores = scores(&tokens, merges);
         let kind = |(id, (name, kind)): (usize, &(String, i64))| match () {
             () if id == unknown => UNKNOWN,
             () if name.len() == 6 && name.starts_with("<0x") && name.ends_with('>') => BYTE,
@@ -129,9 +139,8 @@ fn vocabularies(original: &Json, vocab_size: usize) -> Vec<Metadata> {
         };
         for space_prefix in [true, false] {
             let mut metadata = base("llama", "default", tokens.iter().enumerate().map(kind).collect());
-            let scores = (0..tokens.len()).map(|id| -(id as f32)).collect();
-            metadata.entries.insert("tokenizer.ggml.scores".into(), Value::Floats(scores));
-            metadata.entries.insert("tokenizer.ggml.unknown_token_id".into(), Value::U64(unknown as u64));
+            metadata.entries.insert("tokenizer.ggml.scores".into(), Value::Floats(scores.clone()));
+            metadata.entries.insert(UNKNOWN_ID.into(), Value::U64(unknown as u64));
             metadata.entries.insert("tokenizer.ggml.add_space_prefix".into(), Value::Bool(space_prefix));
             ways.push(metadata);
         }
@@ -154,6 +163,15 @@ fn tokens(original: &Json, vocab_size: usize) -> Option<Vec<(String, i64)>> {
     }
     let token = |id| by_id.remove(&id).unwrap_or_else(|| (format!("[PAD{id}]"), UNUSED));
     Some((0..vocab_size).map(token).collect())
+}
+
+/// Scores of pieces that are merged in the order of `merges`. Those that are no result of a merge need none.
+fn scores(tokens: &[(String, i64)], merges: &[String]) -> Vec<f32> {
+    let mut ranks: HashMap<String, usize> = HashMap::new();
+    for (rank, merge) in merges.iter().enumerate() {
+        ranks.entry(merge.replacen(' ', "", 1)).or_insert(rank);
+    }
+    tokens.iter().map(|(name, _)| ranks.get(name).map_or(0.0, |&rank| -(rank as f32) - 1.0)).collect()
 }
 
 /// The merges as GGUF has them: two tokens with a space between.
