@@ -16,11 +16,13 @@
 
 pub mod backend;
 pub mod bench;
+pub mod convert;
 pub mod demo;
 pub mod engine;
 pub mod format;
 pub mod graph;
 pub mod model;
+pub mod perplexity;
 pub mod plan;
 pub mod size;
 pub mod synth;

@@ -3,15 +3,17 @@
 //! A file is written as a stream, on all cores. The same shape and seed give the same weights in every encoding, so that
 //! programs that read different encodings can be compared on one model.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use half::f16;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use rayon::prelude::*;
 use serde::Deserialize;
 
 use crate::format::{Checkpoint, DType, Encoding, FormatError, GgufWriter, Metadata, TensorPlan, Value};
+use crate::graph::RowOrder;
+use crate::model::HALF_SPLIT;
 
 /// The hyper-parameters of a model, in the names of Hugging Face's config.json.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -103,7 +105,7 @@ impl Shape {
             return Err(FormatError::header(Path::new(name), "the shape", problem));
         }
         let plans: Vec<TensorPlan> = self.tensors(Encoding::I2S).into_iter().map(|(plan, _)| plan).collect();
-        Checkpoint::without_data(name, self.metadata(), &plans)
+        Checkpoint::without_data(name, self.metadata(Encoding::I2S), &plans)
     }
 
     /// Why this is no shape of a model, if it is none.
@@ -135,10 +137,22 @@ impl Shape {
         None
     }
 
+    /// Width of a head.
+    fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    /// Whether the rows of q and k, which other encodings hold for interleaved rotary pairs, are put into the order in which
+    /// the kernels read them. Heads must not reach from one chunk into the next.
+    fn is_put_in_half_split_order(&self, encoding: Encoding) -> bool {
+        let heads_are_whole = Encoding::ROWS.is_multiple_of(self.head_dim());
+        self.architecture == "llama" && encoding.dtype().layout().is_some() && heads_are_whole
+    }
+
     /// The tensors in the order of the file, with what fills them.
     fn tensors(&self, encoding: Encoding) -> Vec<(TensorPlan, Filling)> {
         let (hidden, ffn) = (self.hidden_size, self.intermediate_size);
-        let kv = hidden / self.num_attention_heads * self.num_key_value_heads;
+        let kv = self.head_dim() * self.num_key_value_heads;
         let sub_norms = self.architecture != "llama";
         let norm = |name: String, len| (TensorPlan { name, dtype: DType::F32, shape: vec![len] }, Filling::Ones);
         let dense = |name: &str| {
@@ -146,14 +160,22 @@ impl Shape {
             (plan, Filling::Normal)
         };
         let ternary = |name: String, rows, cols| {
-            (TensorPlan { name, dtype: encoding.dtype(), shape: vec![rows, cols] }, Filling::Ternary)
+            let plan = TensorPlan { name, dtype: encoding.dtype(), shape: vec![rows, cols] };
+            (plan, Filling::Ternary(RowOrder::Natural))
+        };
+        let rotary = |name, rows| {
+            let order = match self.is_put_in_half_split_order(encoding) {
+                true => RowOrder::InterleavedHeads { head_dim: self.head_dim() },
+                false => RowOrder::Natural,
+            };
+            (ternary(name, rows, hidden).0, Filling::Ternary(order))
         };
         let mut tensors = vec![dense("token_embd.weight")];
         for i in 0..self.num_hidden_layers {
             let name = |part: &str| format!("blk.{i}.{part}.weight");
             tensors.push(norm(name("attn_norm"), hidden));
-            tensors.push(ternary(name("attn_q"), hidden, hidden));
-            tensors.push(ternary(name("attn_k"), kv, hidden));
+            tensors.push(rotary(name("attn_q"), hidden));
+            tensors.push(rotary(name("attn_k"), kv));
             tensors.push(ternary(name("attn_v"), kv, hidden));
             tensors.extend(sub_norms.then(|| norm(name("attn_sub_norm"), hidden)));
             tensors.push(ternary(name("attn_output"), hidden, hidden));
@@ -168,11 +190,15 @@ impl Shape {
         tensors
     }
 
-    fn metadata(&self) -> Metadata {
+    fn metadata(&self, encoding: Encoding) -> Metadata {
         let mut metadata = Metadata::default();
+        encoding.set_alignment(&mut metadata);
         let mut set = |key: String, value| metadata.entries.insert(key, value);
         set("general.architecture".into(), Value::String(self.architecture.clone()));
         set("general.name".into(), Value::String("random weights".into()));
+        if self.is_put_in_half_split_order(encoding) {
+            set(HALF_SPLIT.into(), Value::Bool(true));
+        }
         let arch = &self.architecture;
         for (key, value) in [
             ("block_count", self.num_hidden_layers),
@@ -181,7 +207,7 @@ impl Shape {
             ("feed_forward_length", self.intermediate_size),
             ("attention.head_count", self.num_attention_heads),
             ("attention.head_count_kv", self.num_key_value_heads),
-            ("rope.dimension_count", self.hidden_size / self.num_attention_heads),
+            ("rope.dimension_count", self.head_dim()),
             ("vocab_size", self.vocab_size),
         ] {
             set(format!("{arch}.{key}"), Value::U64(value as u64));
@@ -207,8 +233,8 @@ enum Filling {
     Ones,
     /// Numbers of variance 1 / 50², about normal.
     Normal,
-    /// -1, 0 and 1, a third each.
-    Ternary,
+    /// -1, 0 and 1, a third each; the rows of a chunk in this order.
+    Ternary(RowOrder),
 }
 
 /// Tokens of single bytes.
@@ -233,59 +259,47 @@ fn vocabulary(size: usize) -> (Vec<String>, Vec<i64>) {
     (tokens, types)
 }
 
-/// Rows that one random stream fills; the unit of parallel work. A multiple of 64, so that they are whole blocks of I2_S.
-const CHUNK_ROWS: usize = 64;
+/// Rows that one random stream fills; the unit of parallel work.
+const CHUNK_ROWS: usize = Encoding::ROWS;
 
-/// Chunks in memory at a time.
-const BATCH: usize = 32;
-
-/// Writes a random model of this shape as a GGUF file; `progress` is told of bytes as they are written.
+/// Writes a random model of this shape as a GGUF file; `progress` is told of bytes as they are written and may stop it.
 ///
 /// # Errors
-/// If the shape makes no sense or does not fit the encoding, the file exists and `overwrite` is not set, or the disk
-/// fails.
+/// If the shape makes no sense or does not fit the encoding, the file exists and `overwrite` is not set, the disk fails, or
+/// `progress` stops it.
 pub fn write(
     path: &Path,
     shape: &Shape,
     encoding: Encoding,
     seed: u64,
     overwrite: bool,
-    progress: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<(), FormatError> {
     if let Some(problem) = shape.problem() {
         return Err(FormatError::header(path, "the shape", problem));
     }
     let tensors = shape.tensors(encoding);
     let plans: Vec<TensorPlan> = tensors.iter().map(|(plan, _)| plan.clone()).collect();
-    let mut writer = GgufWriter::create(path, &shape.metadata(), &plans, overwrite)?;
+    let mut writer = GgufWriter::create(path, &shape.metadata(encoding), &plans, overwrite)?;
     for (index, (plan, filling)) in tensors.iter().enumerate() {
         let (rows, cols) = match plan.shape[..] {
             [rows, cols] => (rows, cols),
             _ => (1, plan.shape.iter().product()),
         };
-        if matches!(filling, Filling::Ternary) && !encoding.fits(rows, cols) {
+        if matches!(filling, Filling::Ternary(_)) && !encoding.fits(rows, cols) {
             let reason = format!("a matrix of {rows} x {cols} cannot be stored as {}", encoding.dtype());
             return Err(FormatError::header(path, format_args!("tensor `{}`", plan.name), reason));
         }
         // Outputs of variance 1 for inputs of variance 1, in a number that f16 holds exactly.
         let scale = f16::from_f32((1.5 / cols as f32).sqrt()).to_f32();
-        let chunks: Vec<usize> = (0..rows.div_ceil(CHUNK_ROWS)).collect();
-        for batch in chunks.chunks(BATCH) {
-            let parts: Vec<Vec<u8>> = batch
-                .par_iter()
-                .map(|&chunk| {
-                    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-                    rng.set_stream((index as u64) << 32 | chunk as u64);
-                    let rows = CHUNK_ROWS.min(rows - chunk * CHUNK_ROWS);
-                    fill(*filling, rows * cols, scale, encoding, &mut rng)
-                })
-                .collect();
-            for part in parts {
-                writer.write(&part)?;
-                progress(part.len() as u64);
-            }
-        }
-        if matches!(filling, Filling::Ternary) {
+        let chunk = |chunk: usize| {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream((index as u64) << 32 | chunk as u64);
+            let rows = CHUNK_ROWS.min(rows - chunk * CHUNK_ROWS);
+            Ok(fill(*filling, rows, cols, scale, encoding, &mut rng))
+        };
+        writer.write_parts(rows.div_ceil(CHUNK_ROWS), chunk, progress)?;
+        if matches!(filling, Filling::Ternary(_)) {
             let mut tail = Vec::new();
             encoding.finish(scale, &mut tail);
             writer.write(&tail)?;
@@ -294,25 +308,36 @@ pub fn write(
     writer.finish()
 }
 
-/// The bytes of `count` numbers.
-fn fill(filling: Filling, count: usize, scale: f32, encoding: Encoding, rng: &mut ChaCha8Rng) -> Vec<u8> {
+/// The bytes of `rows` of `cols` numbers.
+fn fill(filling: Filling, rows: usize, cols: usize, scale: f32, encoding: Encoding, rng: &mut ChaCha8Rng) -> Vec<u8> {
+    let count = rows * cols;
     match filling {
         Filling::Ones => (0..count).flat_map(|_| 1f32.to_le_bytes()).collect(),
         Filling::Normal => {
-            // The sum of four uniform numbers is near enough to a normal one.
-            let value = |bytes: [u8; 4]| bytes.iter().map(|&b| f32::from(b) - 127.5).sum::<f32>() / 148.0 / 50.0;
-            let mut random = vec![0; 4 * count];
+            // The sum of four uniform numbers, one of 1021, is near enough to a normal one.
+            let value = |sum: u32| f16::from_f32((sum as f32 - 510.0) / 148.0 / 50.0).to_le_bytes();
+            let values: Vec<[u8; 2]> = (0..=4 * 255).map(value).collect();
+            let (mut random, mut bytes) = (vec![0; 4 * count], vec![0; 2 * count]);
             rng.fill_bytes(&mut random);
-            let numbers = random.as_chunks::<4>().0.iter().map(|&bytes| f16::from_f32(value(bytes)));
-            numbers.flat_map(f16::to_le_bytes).collect()
+            for (out, random) in bytes.as_chunks_mut().0.iter_mut().zip(random.as_chunks::<4>().0) {
+                *out = values[random.iter().map(|&byte| usize::from(byte)).sum::<usize>()];
+            }
+            bytes
         }
-        Filling::Ternary => {
+        Filling::Ternary(order) => {
             let mut random = vec![0; count.div_ceil(4)];
             rng.fill_bytes(&mut random);
-            let mut weights: Vec<i8> = random.iter().flat_map(|&byte| FOUR_TRITS[byte as usize]).collect();
+            let mut weights = vec![0i8; 4 * random.len()];
+            for (weights, &byte) in weights.as_chunks_mut().0.iter_mut().zip(&random) {
+                *weights = FOUR_TRITS[byte as usize];
+            }
             weights.truncate(count);
+            if order != RowOrder::Natural {
+                let source = |row| order.source_row(row) * cols;
+                weights = (0..rows).flat_map(|row| weights[source(row)..source(row) + cols].iter().copied()).collect();
+            }
             let mut bytes = Vec::with_capacity(count / 2);
-            encoding.encode(&weights, scale, &mut bytes);
+            encoding.encode(&weights, cols, scale, &mut bytes);
             bytes
         }
     }

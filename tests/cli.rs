@@ -268,3 +268,29 @@ fn placements_are_compared() {
     sterna().args(["bench", "--compare", "cpu"]).assert().failure();
     sterna().args(["bench", "--compare", "cpu", "9=cpu", "-n", "2"]).assert().failure().stderr(contains("0 to 3"));
 }
+
+#[test]
+fn perplexity_is_that_of_the_text() {
+    let text = fixture_text();
+    let perplexity = |more: &[&str]| {
+        let mut command = sterna();
+        command.args(["perplexity", "--file", &text, "--tokens", "301", "--ctx", "100", "--kv", "f32"]).args(more);
+        command
+    };
+    let disjoint = json(perplexity(&[]).arg("--json"));
+    assert_eq!((disjoint["predicted"].as_u64(), disjoint["windows"].as_u64()), (Some(300), Some(3)));
+    assert!(disjoint["complete"].as_bool().unwrap());
+    let (value, loss) = (disjoint["perplexity"].as_f64().unwrap(), disjoint["loss"].as_f64().unwrap());
+    assert!((value.ln() - loss).abs() < 1e-9 && (1.0..100.0).contains(&value), "{value}");
+    // More context in front of each token tells more.
+    let overlapping = json(&mut perplexity(&["--stride", "25", "--json"]));
+    assert!(overlapping["perplexity"].as_f64().unwrap() < value);
+    perplexity(&[]).assert().success().stdout(contains(format!("perplexity {value:.4}")).and(contains("300 tokens")));
+    perplexity(&["--stride", "101"]).assert().failure().stderr(contains("stride is 101"));
+    sterna().args(["perplexity", "--file", "no-such-text"]).assert().failure().stderr(contains("no-such-text"));
+}
+
+/// The path of the text that the demo model was not trained on.
+fn fixture_text() -> String {
+    common::data_path("demo/heldout.txt").to_str().unwrap().to_owned()
+}

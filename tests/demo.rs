@@ -4,9 +4,11 @@
 mod common;
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
-use common::{argmax, log_softmax};
+use common::argmax;
+use sterna::perplexity::{self, Perplexity, Windows};
 use sterna::{GenerateOptions, KvType, Model, OpenOptions, Sampling};
 
 fn open() -> Model {
@@ -35,17 +37,11 @@ fn held_out_loss_is_that_of_transformers() {
     assert_eq!(tokens[..32], ids(&expected["first_ids"]));
     let window = expected["context"].as_u64().unwrap() as usize;
     let windows = expected["windows"].as_u64().unwrap() as usize;
-    let mut loss = 0.0;
-    let mut session = model.session();
-    for start in (0..windows).map(|w| w * window) {
-        session.reset();
-        session
-            .logits(&tokens[start..start + window], |i, row| {
-                loss -= log_softmax(row)[tokens[start + i + 1] as usize];
-            })
-            .unwrap();
-    }
-    loss /= (windows * window) as f64;
+    let mut go_on = |_, _: &Perplexity| ControlFlow::Continue(());
+    let disjoint = Windows { context: window, stride: window };
+    let measured = perplexity::measure(&model, &tokens[..windows * window + 1], disjoint, &mut go_on).unwrap();
+    assert_eq!((measured.windows, measured.predicted), (windows, windows * window));
+    let loss = measured.loss;
     let want = expected["loss_nats_per_token"].as_f64().unwrap();
     println!("{loss:.6} nats/token, transformers {want:.6}");
     assert!((loss - want).abs() < 1e-3, "{loss} nats/token, transformers {want}");

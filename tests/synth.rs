@@ -1,12 +1,22 @@
 //! Random models: they run, and the same seed is the same model in every encoding.
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+use std::ops::ControlFlow;
+
 use assert_cmd::Command;
 use predicates::prelude::*;
 use predicates::str::contains;
 use sterna::format::Encoding;
 use sterna::synth::{self, Shape};
 use sterna::{KvType, Model, OpenOptions};
+
+const ENCODINGS: [(&str, Encoding); 5] = [
+    ("1", Encoding::Tq1_0),
+    ("2", Encoding::Tq2_0),
+    ("i", Encoding::I2S),
+    ("t", Encoding::T16),
+    ("5", Encoding::T16x5),
+];
 
 /// A small shape; rows are multiples of 256, as all encodings need them.
 fn small(architecture: &str) -> Shape {
@@ -29,12 +39,18 @@ fn every_encoding_holds_the_same_model() {
     let folder = tempfile::tempdir().unwrap();
     for architecture in ["bitnet-b1.58", "bitnet", "llama"] {
         let mut first: Option<Vec<u32>> = None;
-        for (name, encoding) in [("1", Encoding::Tq1_0), ("2", Encoding::Tq2_0), ("i", Encoding::I2S)] {
+        for (name, encoding) in ENCODINGS {
             let path = folder.path().join(format!("{architecture}-{name}.gguf"));
             let mut bytes = 0;
-            synth::write(&path, &small(architecture), encoding, 3, false, &mut |n| bytes += n).unwrap();
+            let mut count = |n| {
+                bytes += n;
+                ControlFlow::Continue(())
+            };
+            synth::write(&path, &small(architecture), encoding, 3, false, &mut count).unwrap();
             assert!(bytes > 0 && bytes < std::fs::metadata(&path).unwrap().len());
             let model = Model::open(&path, &OpenOptions { kv: KvType::F32, ..OpenOptions::default() }).unwrap();
+            let own = encoding.dtype().layout();
+            assert!(own.is_none_or(|layout| model.kernels().layout() == layout), "{encoding:?}");
             let tokens = model.tokenizer().unwrap().encode("the inn \u{e9}", true).unwrap();
             let mut logits = Vec::new();
             model.session().logits(&tokens, |_, row| logits.extend(row.iter().map(|v| v.to_bits()))).unwrap();

@@ -1,11 +1,14 @@
 //! A growable-once buffer aligned to 64 bytes: one cache line, one AVX-512 register.
 
+mod shared;
 mod slab;
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 use bytemuck::{Pod, Zeroable};
+pub(crate) use shared::Stored;
+pub use shared::{SharedBytes, SharedError};
 use slab::Part;
 
 /// One cache line; its alignment is what [`AlignedBuf`] is made for.

@@ -29,7 +29,7 @@ mod readers;
 pub mod rope;
 mod simd;
 
-pub use buffer::AlignedBuf;
+pub use buffer::{AlignedBuf, SharedBytes, SharedError};
 pub use isa::Isa;
 pub use kernel::{Kernels, Method, Mismatch, Tuning};
 pub use layout::{Layout, TernaryMatrix};

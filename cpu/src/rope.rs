@@ -46,6 +46,11 @@ pub struct RopeRows {
 }
 
 impl Rope {
+    /// The frequencies, head_dim / 2 of them.
+    pub fn frequencies(&self) -> &[f32] {
+        &self.inv_freq
+    }
+
     /// Frequencies `theta^(-2i / head_dim)`, changed by `scaling`.
     ///
     /// # Panics

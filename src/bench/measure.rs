@@ -86,6 +86,7 @@ pub fn open_options(options: &Options, spec: &Spec) -> OpenOptions {
         threads: Some(spec.threads),
         isa: Some(spec.isa),
         layout: spec.layout,
+        preferred_layout: options.preferred_layout,
         tuning: options.tuning,
         kv: spec.kv,
         context: Some(options.context()),

@@ -1,5 +1,6 @@
 //! What is measured: models, tests and settings, and their combinations.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use sterna_cpu::kv::KvType;
@@ -47,7 +48,7 @@ impl ModelSource {
                 let path = cache.join(format!("{name}-i2_s.gguf"));
                 if !path.exists() {
                     create_folder(cache)?;
-                    synth::write(&path, shape, Encoding::I2S, 0, true, &mut |_| ())?;
+                    synth::write(&path, shape, Encoding::I2S, 0, true, &mut |_| ControlFlow::Continue(()))?;
                 }
                 Ok(path)
             }
@@ -100,6 +101,8 @@ pub struct Options {
     pub isas: Vec<Isa>,
     /// Layouts of the weights; `None` for the best one for the instruction set.
     pub layouts: Vec<Option<Layout>>,
+    /// Layout of weights that have to be packed, where none is given.
+    pub preferred_layout: Option<Layout>,
     /// What suits the machine.
     pub tuning: Tuning,
     /// Number types of the cache.

@@ -183,7 +183,6 @@ fn options(args: Args) -> anyhow::Result<Options> {
     let isas = if args.isa.is_empty() { vec![Isa::from_env()?] } else { args.isa };
     // What was tuned is for one instruction set.
     let tuned = if let [isa] = isas[..] { common::tuned(isa) } else { None };
-    let layout = tuned.as_ref().and_then(Tuned::layout);
     let threads = if args.threads.is_empty() { vec![common::default_threads()] } else { args.threads };
     let models = if args.models.is_empty() { vec![sterna::demo::NAME.into()] } else { args.models };
     Ok(Options {
@@ -192,7 +191,8 @@ fn options(args: Args) -> anyhow::Result<Options> {
         depths: args.depth,
         threads: threads.into_iter().map(usize::from).collect(),
         isas,
-        layouts: if args.layout.is_empty() { vec![layout] } else { args.layout.into_iter().map(Some).collect() },
+        layouts: if args.layout.is_empty() { vec![None] } else { args.layout.into_iter().map(Some).collect() },
+        preferred_layout: tuned.as_ref().and_then(Tuned::layout),
         tuning: args.tuning.over(tuned.as_ref()),
         kvs: args.kv.into_iter().map(KvArg::kind).collect(),
         device: args.device,

@@ -1,7 +1,10 @@
 //! Options that several subcommands share, and opening a model with a progress bar.
 
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -36,7 +39,7 @@ pub(super) struct ModelArgs {
     isa: Option<Isa>,
 
     /// Layout of the packed weights: t16 (2 bits) or t16x5 (1.6 bits) to multiply, lut2 (2 bits), lut3 (1⅔) or lut5 (1.6)
-    /// to look sums up [default: the best for the instruction set]
+    /// to look sums up [default: that of the file, or the best for the instruction set]
     #[arg(long, env = "STERNA_LAYOUT", hide_env_values = true)]
     layout: Option<Layout>,
 
@@ -220,7 +223,8 @@ impl ModelArgs {
             threads: self.threads.map(usize::from).or(tuned.map(|tuned| tuned.threads)),
             pin: self.pin,
             isa: Some(isa),
-            layout: self.layout.or(self.kernel.layout(isa)).or(tuned.and_then(Tuned::layout)),
+            layout: self.layout.or(self.kernel.layout(isa)),
+            preferred_layout: tuned.and_then(Tuned::layout),
             tuning: self.tuning.over(tuned),
             context: self.ctx.map(|ctx| ctx as usize),
             kv: self.kv.kind(),
@@ -299,6 +303,51 @@ impl Progress for PackingBar {
 impl Drop for PackingBar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
+    }
+}
+
+/// Refuses to write to a path where something is, unless `force` says so.
+pub(super) fn refuse_to_overwrite(path: &Path, force: bool) -> anyhow::Result<()> {
+    if path.exists() && !force {
+        bail!("{} exists; use --force to overwrite it", path.display());
+    }
+    Ok(())
+}
+
+/// Shows how much of a long task is done, and stops it when Ctrl-C is pressed.
+pub(super) struct Watch {
+    bar: ProgressBar,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Watch {
+    /// A bar up to `len`, or a spinner, with a template of `indicatif`.
+    pub(super) fn new(len: Option<u64>, template: &str) -> anyhow::Result<Watch> {
+        let stopped = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&stopped);
+        ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).context("cannot listen for Ctrl-C")?;
+        let bar = len.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+        Ok(Watch { bar: bar.with_style(ProgressStyle::with_template(template)?), stopped })
+    }
+
+    /// Counts what is done; says whether to go on.
+    pub(super) fn advance(&self, done: u64) -> ControlFlow<()> {
+        self.bar.inc(done);
+        match self.stopped.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    /// Shows a message.
+    pub(super) fn say(&self, message: String) {
+        self.bar.set_message(message);
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
     }
 }
 

@@ -5,12 +5,14 @@ mod chat;
 mod common;
 mod compare;
 mod completions;
+mod convert;
 mod devices;
 mod doctor;
 mod explain;
 mod graphics;
 mod inspect;
 mod logits;
+mod perplexity;
 mod plan;
 mod run;
 mod synth;
@@ -34,7 +36,7 @@ struct Cli {
 
 const LONG_ABOUT: &str = "Runs ternary (\"1-bit\", BitNet b1.58) language models on any machine.
 
-MODEL is a GGUF file (I2_S, TQ1_0, TQ2_0), a Hugging Face folder (config.json and *.safetensors),
+MODEL is a GGUF file (T16, I2_S, TQ1_0, TQ2_0), a Hugging Face folder (config.json and *.safetensors),
 or `demo`, a small model that is part of this program and tells fairy tales. Without MODEL, the
 demo model runs.
 
@@ -63,6 +65,10 @@ enum Command {
     Plan(plan::Args),
     /// Measure what suits this machine (threads, layout, prefetch, task sizes) and keep it for later runs
     Tune(tune::Args),
+    /// Measure how well a model predicts a text
+    Perplexity(perplexity::Args),
+    /// Write a model again as a GGUF file, with other encodings of its weights
+    Convert(convert::Args),
     /// Write a random model of a given shape, for benchmarks
     Synth(synth::Args),
     /// Print the completion script of a shell
@@ -91,6 +97,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Devices(args) => devices::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Tune(args) => tune::run(args),
+        Command::Perplexity(args) => perplexity::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Completions(args) => completions::run(args),
     };

@@ -2,17 +2,19 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
 use sterna::format::Encoding;
 use sterna::synth::{self, Shape};
+
+use super::common::{self, Watch};
 
 /// Arguments of `sterna synth`.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   sterna synth --shape 2b-4t random-2b.gguf
   sterna synth --shape shape.json --encoding i2-s random.gguf
+  sterna synth --shape 100b --encoding t16x5 random-100b.gguf
 
 A shape file is a JSON object with architecture (bitnet-b1.58, bitnet or llama), hidden_size, intermediate_size,
 num_hidden_layers, num_attention_heads, num_key_value_heads, vocab_size and, if wanted, tie_word_embeddings,
@@ -29,8 +31,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME")]
     architecture: Option<String>,
 
-    /// How the ternary weights are stored
-    #[arg(long, value_enum, default_value = "tq2-0")]
+    /// How the ternary weights are stored; t16 and t16x5 are Sterna's own layouts, which run where the file is mapped
+    #[arg(long, visible_alias = "layout", value_enum, default_value = "tq2_0")]
     encoding: EncodingArg,
 
     /// Seed of the random numbers: the same seed gives the same weights in every encoding
@@ -42,14 +44,30 @@ pub(super) struct Args {
     force: bool,
 }
 
+/// Names of encodings.
 #[derive(Clone, Copy, ValueEnum)]
-enum EncodingArg {
-    #[value(name = "tq1-0", alias = "tq1_0")]
+pub(super) enum EncodingArg {
+    T16,
+    #[value(name = "t16x5")]
+    T16x5,
+    #[value(name = "tq1_0", alias = "tq1-0")]
     Tq1_0,
-    #[value(name = "tq2-0", alias = "tq2_0")]
+    #[value(name = "tq2_0", alias = "tq2-0")]
     Tq2_0,
-    #[value(name = "i2-s", alias = "i2_s")]
+    #[value(name = "i2_s", alias = "i2-s")]
     I2S,
+}
+
+impl EncodingArg {
+    pub(super) fn encoding(self) -> Encoding {
+        match self {
+            EncodingArg::T16 => Encoding::T16,
+            EncodingArg::T16x5 => Encoding::T16x5,
+            EncodingArg::Tq1_0 => Encoding::Tq1_0,
+            EncodingArg::Tq2_0 => Encoding::Tq2_0,
+            EncodingArg::I2S => Encoding::I2S,
+        }
+    }
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
@@ -57,18 +75,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     if let Some(architecture) = args.architecture {
         shape.architecture = architecture;
     }
-    let encoding = match args.encoding {
-        EncodingArg::Tq1_0 => Encoding::Tq1_0,
-        EncodingArg::Tq2_0 => Encoding::Tq2_0,
-        EncodingArg::I2S => Encoding::I2S,
-    };
-    if args.out.exists() && !args.force {
-        bail!("{} exists; use --force to overwrite it", args.out.display());
-    }
-    let style = ProgressStyle::with_template("{spinner} {bytes} ({bytes_per_sec})")?;
-    let bar = ProgressBar::new_spinner().with_style(style);
-    synth::write(&args.out, &shape, encoding, args.seed, args.force, &mut |bytes| bar.inc(bytes))?;
-    bar.finish_and_clear();
+    common::refuse_to_overwrite(&args.out, args.force)?;
+    let bar = Watch::new(None, "{spinner} {bytes} ({bytes_per_sec})")?;
+    let encoding = args.encoding.encoding();
+    synth::write(&args.out, &shape, encoding, args.seed, args.force, &mut |bytes| bar.advance(bytes))?;
     Ok(())
 }
 

@@ -13,6 +13,7 @@ mod stop;
 pub use error::Error;
 pub use generate::{FinishReason, GenerateOptions, Generation, Timings, Token};
 pub use model::{Model, OpenOptions, Session, tokenizer_of};
+pub(crate) use model::{default_sampling, load_tokenizer};
 pub use plan::{plan_model, plan_shape};
 pub use sampler::{Sampler, Sampling};
 pub use scheduler::{Engine, SequenceId, Sink, Work};

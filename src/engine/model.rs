@@ -10,7 +10,7 @@ use super::{Engine, Error, GenerateOptions, Generation, Sampling, SequenceId, Wo
 #[cfg(feature = "gpu")]
 use crate::backend::gpu::GpuOptions;
 use crate::backend::{Device, HeadKind, KvOptions, LogitsFor, Progress};
-use crate::format::{Checkpoint, Description};
+use crate::format::{Checkpoint, Description, Metadata};
 use crate::graph::planner::Workload;
 use crate::graph::{Graph, Output};
 use crate::model::{ModelConfig, build_graph};
@@ -26,8 +26,10 @@ pub struct OpenOptions {
     pub pin: bool,
     /// Instruction set; `None` for `STERNA_ISA` or the best one.
     pub isa: Option<Isa>,
-    /// Layout of the packed weights; `None` for the best one for the instruction set.
+    /// Layout of the packed weights; `None` for that of the file, so that nothing is packed, or the preferred one.
     pub layout: Option<Layout>,
+    /// Layout of weights that have to be packed; `None` for the best one for the instruction set.
+    pub preferred_layout: Option<Layout>,
     /// What suits this machine; see [`crate::tune`].
     pub tuning: Tuning,
     /// Positions of one sequence; `None` for what the model was trained for, at most 8192.
@@ -71,6 +73,7 @@ impl Default for OpenOptions {
             pin: false,
             isa: None,
             layout: None,
+            preferred_layout: None,
             tuning: Tuning::default(),
             context: None,
             sequences: 1,
@@ -141,12 +144,17 @@ impl Model {
         progress: impl FnOnce(u64) -> P,
     ) -> Result<Model, Error> {
         let checkpoint = Arc::new(demo::open(path.as_ref())?);
-        let tokenizer = load_tokenizer(&checkpoint)?.map(Arc::new);
         let graph = build_graph(Arc::clone(&checkpoint))?;
         let config = graph.config();
         let (context, kv) = options.cache_of(config);
         let packed = (0..graph.blocks().len()).map(|block| graph.block_bytes(block)).sum();
-        let opened = devices::open(&graph, options, kv, &progress(packed))?;
+        // A large vocabulary takes longer than to map the weights.
+        let (tokenizer, opened) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| load_tokenizer(&checkpoint));
+            let opened = devices::open(&graph, options, kv, &progress(packed));
+            (tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), opened)
+        });
+        let (tokenizer, opened) = (tokenizer?.map(Arc::new), opened?);
         let mut engine = Engine::new(opened.executor, config.vocab_size, kv.pages, context, options.chunk);
         engine.set_fallback(opened.fallback);
         Ok(Model {
@@ -381,9 +389,9 @@ fn no_tokenizer(checkpoint: &Checkpoint) -> Error {
 }
 
 /// The tokenizer of a checkpoint, if it has one.
-fn load_tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, Error> {
+pub(crate) fn load_tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, Error> {
     match checkpoint.description() {
-        Description::Gguf { metadata, .. } if metadata.get("tokenizer.ggml.model").is_some() => {
+        Description::Gguf { metadata, .. } if Tokenizer::is_in_gguf(metadata) => {
             Ok(Some(Tokenizer::from_gguf(metadata)?))
         }
         Description::Gguf { .. } => Ok(None),
@@ -401,9 +409,27 @@ fn load_tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, Error> {
     }
 }
 
-/// What generation_config.json recommends. Hugging Face's default is greedy.
-fn default_sampling(checkpoint: &Checkpoint) -> Result<Sampling, Error> {
+/// The keys of a GGUF file that recommend a sampling; what they leave open is as in `fallback`.
+fn sampling_in(metadata: &Metadata, fallback: Sampling) -> Result<Sampling, Error> {
+    let number = |name: &str| metadata.f64(&format!("general.sampling.{name}")).map(|number| number as f32);
+    let sampling = Sampling {
+        temperature: number("temp").unwrap_or(fallback.temperature),
+        top_k: number("top_k").map_or(fallback.top_k, |k| k as usize),
+        top_p: number("top_p").unwrap_or(fallback.top_p),
+        min_p: number("min_p").unwrap_or(fallback.min_p),
+        repeat_penalty: number("penalty_repeat").unwrap_or(fallback.repeat_penalty),
+        ..fallback
+    };
+    sampling.validate()?;
+    Ok(sampling)
+}
+
+/// What the checkpoint recommends: generation_config.json, or keys of a GGUF file. Hugging Face's default is greedy.
+pub(crate) fn default_sampling(checkpoint: &Checkpoint) -> Result<Sampling, Error> {
     let fallback = Sampling { temperature: 0.7, top_k: 40, top_p: 0.95, ..Sampling::default() };
+    if let Description::Gguf { metadata, .. } = checkpoint.description() {
+        return sampling_in(metadata, fallback);
+    }
     let Some(file) = checkpoint.file("generation_config.json")? else { return Ok(fallback) };
     let config: serde_json::Value = serde_json::from_slice(&file).map_err(|e| Error::BadOption {
         option: "generation_config.json",

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sterna_cpu::dense::DenseType;
+use sterna_cpu::head::Int8Rows;
+use sterna_cpu::{SharedBytes, SharedError};
 
 use super::dense::DenseTensor;
 use super::dtype::DType;
@@ -288,6 +290,40 @@ impl Checkpoint {
         })
     }
 
+    /// An int8 copy of a dense matrix of `rows` × `cols`, whose rows and bounds are two tensors. Only the bounds are read.
+    /// `None` if there are no such tensors.
+    ///
+    /// # Errors
+    /// If one of the two is missing, has another type or shape, or holds a bound that can be none.
+    pub fn int8_rows(
+        &self,
+        values: &str,
+        bounds: &str,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Option<Int8Rows>, FormatError> {
+        let Some(info) = self.tensor(values) else { return Ok(None) };
+        self.require_shape(info, &[rows, Int8Rows::stride_of(cols)])?;
+        if info.dtype != DType::I8 {
+            return Err(self.wrong_type(info, "I8"));
+        }
+        let invalid = |what: &str, reason: String| {
+            FormatError::header(self.file_of(info), format_args!("tensor `{what}`"), reason)
+        };
+        self.require_shape(self.require(bounds)?, &[rows, 4])?;
+        let bytes = self.data(bounds)?;
+        let float = Float::of(self.require(bounds)?.dtype).filter(|float| *float == Float::F32);
+        let float = float.ok_or_else(|| invalid(bounds, "its type is not F32".into()))?;
+        let mut numbers = vec![0.0; 4 * rows];
+        float.to_f32(&bytes, &mut numbers);
+        match Int8Rows::over(rows, cols, SharedBytes::new(self.data_of(info)?), numbers) {
+            Ok(copy) => Ok(Some(copy)),
+            // A file with another alignment: the copy is made anew.
+            Err(SharedError::Alignment) => Ok(None),
+            Err(error) => Err(invalid(bounds, error.to_string())),
+        }
+    }
+
     /// Checks that tensor `name` is there and a matrix or vector of the given shape, outermost dimension first. Packed
     /// matrices count with the rows that they hold.
     ///
@@ -303,7 +339,7 @@ impl Checkpoint {
 
     /// A ternary matrix of `rows` (output features) × `cols` (input features), with its scale.
     ///
-    /// Reads what it takes to know the scale: a few bytes of packed `U8` and I2_S tensors, the block scales of TQ1_0
+    /// Reads what it takes to know the scale: a few bytes of T16, packed `U8` and I2_S tensors, the block scales of TQ1_0
     /// and TQ2_0, all of a matrix of floats.
     ///
     /// # Errors

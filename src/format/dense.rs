@@ -21,7 +21,7 @@ pub struct DenseTensor {
 
 impl DenseTensor {
     /// The number type of a tensor type, if a dense matrix can have it.
-    pub(super) fn number_type(dtype: DType) -> Option<DenseType> {
+    pub(crate) fn number_type(dtype: DType) -> Option<DenseType> {
         Some(match dtype {
             DType::F32 => DenseType::F32,
             DType::F16 => DenseType::F16,

@@ -3,8 +3,17 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use sterna_cpu::Layout;
+
 /// Bytes that an I2_S tensor has after its codes: the `f32` scale and 28 unused bytes.
 pub(super) const I2S_TAIL: u64 = 32;
+
+/// Bytes that a tensor of tiles has after them: the `f32` scale and 60 unused bytes, so that what follows is aligned.
+pub(super) const TILES_TAIL: u64 = 64;
+
+/// GGUF type numbers of Sterna's own: `ST` in the upper half, the columns of a tile in the lower.
+const GGUF_T16: u32 = 0x5354_0010;
+const GGUF_T16X5: u32 = 0x5354_0014;
 
 /// How the elements of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +51,10 @@ pub enum DType {
     Tq2_0,
     /// I2_S of bitnet.cpp: ternary, 2 bits, one `f32` scale for the tensor.
     I2S,
+    /// Sterna's own: ternary, 2 bits, in the tiles that the kernels read, one `f32` scale for the tensor.
+    T16,
+    /// Sterna's own: ternary, 1.6 bits, likewise.
+    T16x5,
     /// A GGUF type, by its number, that is listed but cannot be used.
     Unknown(u32),
     /// A safetensors type, by its name, that is listed but cannot be used.
@@ -114,13 +127,15 @@ impl DType {
             34 => DType::Tq1_0,
             35 => DType::Tq2_0,
             36 => DType::I2S,
+            GGUF_T16 => DType::T16,
+            GGUF_T16X5 => DType::T16x5,
             other => DType::Unknown(other),
         }
     }
 
     /// The GGUF type number, for the types that can be written.
     pub(super) fn gguf_id(self) -> Option<u32> {
-        (0..64).find(|&id| DType::from_gguf(id) == self)
+        (0..64).chain([GGUF_T16, GGUF_T16X5]).find(|&id| DType::from_gguf(id) == self)
     }
 
     /// The type of a safetensors type name, or `None` for a name that the format does not define.
@@ -137,6 +152,15 @@ impl DType {
             "U8" => DType::U8,
             _ => DType::Other(SAFETENSORS_OTHER.iter().find(|&&other| other == name)?),
         })
+    }
+
+    /// The layout of the kernels that a type holds.
+    pub fn layout(self) -> Option<Layout> {
+        match self {
+            DType::T16 => Some(Layout::T16),
+            DType::T16x5 => Some(Layout::T16x5),
+            _ => None,
+        }
     }
 
     /// The name, as the file formats write it; for an unknown GGUF type its number and, if known, its name.
@@ -158,6 +182,8 @@ impl DType {
             DType::Tq1_0 => "TQ1_0",
             DType::Tq2_0 => "TQ2_0",
             DType::I2S => "I2_S",
+            DType::T16 => "T16",
+            DType::T16x5 => "T16x5",
             DType::Other(name) => name,
             DType::Unknown(id) => {
                 return Cow::Owned(match GGUF_NAMES.iter().find(|(known, _)| *known == id) {
@@ -181,7 +207,7 @@ impl DType {
             DType::Q6K => (256, 210),
             DType::Tq1_0 => (256, 54),
             DType::Tq2_0 => (256, 66),
-            DType::I2S | DType::Unknown(_) | DType::Other(_) => return None,
+            DType::I2S | DType::T16 | DType::T16x5 | DType::Unknown(_) | DType::Other(_) => return None,
         })
     }
 
@@ -190,6 +216,11 @@ impl DType {
     pub(super) fn bytes(self, elements: u64, columns: u64) -> Option<u64> {
         if self == DType::I2S {
             return if elements.is_multiple_of(4) { (elements / 4).checked_add(I2S_TAIL) } else { None };
+        }
+        if let Some(layout) = self.layout() {
+            let (rows, tile) = (elements.checked_div(columns)?, layout.tile_cols() as u64);
+            let tiles = rows.div_ceil(layout.group_rows() as u64).checked_mul(columns.div_ceil(tile))?;
+            return tiles.checked_mul(layout.tile_bytes() as u64)?.checked_add(TILES_TAIL);
         }
         let (block, bytes) = self.block()?;
         if columns.is_multiple_of(block) { (elements / block).checked_mul(bytes) } else { None }

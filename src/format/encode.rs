@@ -1,12 +1,19 @@
-//! Ternary rows to the encodings of GGUF: the inverse of the decoders in `tq1_0`, `tq2_0` and `i2_s`.
+//! Ternary rows to the encodings of GGUF: the inverse of the decoders in `tiles`, `tq1_0`, `tq2_0` and `i2_s`.
 
 use half::f16;
+use sterna_cpu::Layout;
 
-use super::dtype::{DType, I2S_TAIL};
+use super::dtype::{DType, I2S_TAIL, TILES_TAIL};
+use super::gguf::ALIGNMENT_KEY;
+use super::metadata::{Metadata, Value};
 
 /// A ternary encoding that can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
+    /// 2 bits a weight in the tiles that the kernels read, one f32 scale for the matrix.
+    T16,
+    /// 1.6 bits a weight, likewise.
+    T16x5,
     /// 1.69 bits a weight, an f16 scale for each 256.
     Tq1_0,
     /// 2.06 bits a weight, an f16 scale for each 256.
@@ -19,15 +26,25 @@ impl Encoding {
     /// The type of a tensor in this encoding.
     pub fn dtype(self) -> DType {
         match self {
+            Encoding::T16 => DType::T16,
+            Encoding::T16x5 => DType::T16x5,
             Encoding::Tq1_0 => DType::Tq1_0,
             Encoding::Tq2_0 => DType::Tq2_0,
             Encoding::I2S => DType::I2S,
         }
     }
 
+    /// Has the tensors of a file begin where the kernels want them, if they are to read them there.
+    pub fn set_alignment(self, metadata: &mut Metadata) {
+        if self.dtype().layout().is_some() {
+            metadata.entries.insert(ALIGNMENT_KEY.into(), Value::U64(TILES_TAIL));
+        }
+    }
+
     /// Weights in a block: rows (of I2_S: whole matrices) must be multiples of it.
     pub fn block_len(self) -> usize {
         match self {
+            Encoding::T16 | Encoding::T16x5 => 1,
             Encoding::Tq1_0 | Encoding::Tq2_0 => 256,
             Encoding::I2S => 128,
         }
@@ -41,14 +58,19 @@ impl Encoding {
         }
     }
 
-    /// Appends the bytes of `weights`, a part of a matrix in whole blocks, each -1, 0 or 1.
+    /// Rows that can be encoded apart from others are multiples of this, but for the last ones of a matrix.
+    pub const ROWS: usize = 128;
+
+    /// Appends the bytes of `weights`, rows of `cols` that are a part of a matrix, each -1, 0 or 1.
     ///
     /// # Panics
-    /// If they are not whole blocks.
-    pub fn encode(self, weights: &[i8], scale: f32, out: &mut Vec<u8>) {
+    /// If they are not whole rows and blocks.
+    pub fn encode(self, weights: &[i8], cols: usize, scale: f32, out: &mut Vec<u8>) {
         assert!(weights.len().is_multiple_of(self.block_len()), "encode: whole blocks");
         let scale = f16::from_f32(scale).to_le_bytes();
         match self {
+            Encoding::T16 => Layout::T16.pack_rows(weights, cols, out),
+            Encoding::T16x5 => Layout::T16x5.pack_rows(weights, cols, out),
             Encoding::Tq1_0 => {
                 for block in weights.as_chunks::<256>().0 {
                     tq1_run::<32>(&block[..160], out);
@@ -73,13 +95,16 @@ impl Encoding {
         }
     }
 
-    /// Appends what a matrix ends with: the scale of I2_S.
+    /// Appends what a matrix ends with: the scale, where blocks have none.
     pub fn finish(self, scale: f32, out: &mut Vec<u8>) {
-        if self == Encoding::I2S {
-            let end = out.len() + I2S_TAIL as usize;
-            out.extend(scale.to_le_bytes());
-            out.resize(end, 0);
-        }
+        let tail = match self {
+            Encoding::T16 | Encoding::T16x5 => TILES_TAIL,
+            Encoding::I2S => I2S_TAIL,
+            Encoding::Tq1_0 | Encoding::Tq2_0 => return,
+        };
+        let end = out.len() + tail as usize;
+        out.extend(scale.to_le_bytes());
+        out.resize(end, 0);
     }
 }
 

@@ -199,6 +199,12 @@ pub enum FormatError {
         /// The magnitude of the first element that is not zero.
         scale: f32,
     },
+    /// Whoever watches the writing of a file had it stopped.
+    #[error("{}: stopped before it was complete; nothing is left of it", file.display())]
+    Stopped {
+        /// The file.
+        file: PathBuf,
+    },
     /// The caller asked for a row that is not there, or gave an output of another length than a row.
     #[error(
         "{}: row {row} of tensor `{tensor}` was asked for with room for {length} values; it has {rows} rows of {columns}",

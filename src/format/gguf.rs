@@ -15,6 +15,9 @@ use super::{FormatError, tensor_list};
 /// The first four bytes of a GGUF file.
 pub(super) const MAGIC: &[u8; 4] = b"GGUF";
 
+/// What tensors are aligned to.
+pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
+
 /// Alignment of tensors if the file does not say.
 const DEFAULT_ALIGNMENT: u64 = 32;
 
@@ -72,12 +75,16 @@ pub(super) fn read(file: &Path, bytes: &[u8]) -> Result<Header, FormatError> {
         let reason = "the model is split over several GGUF files; merge them with `llama-gguf-split --merge`";
         return Err(FormatError::header(file, "`split.count`", reason));
     }
-    let alignment = match metadata.get("general.alignment") {
+    let alignment = match metadata.get(ALIGNMENT_KEY) {
         None => DEFAULT_ALIGNMENT,
         Some(value) => match value {
             Value::U64(alignment) if alignment.is_power_of_two() && *alignment <= 1 << 30 => *alignment,
             other => {
-                return Err(FormatError::header(file, "`general.alignment`", format!("{other:?} is no power of two")));
+                return Err(FormatError::header(
+                    file,
+                    format_args!("`{ALIGNMENT_KEY}`"),
+                    format!("{other:?} is no power of two"),
+                ));
             }
         },
     };

@@ -4,18 +4,25 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, ErrorKind, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+
+use rayon::prelude::*;
 
 use super::FormatError;
 use super::dtype::DType;
-use super::gguf::MAGIC;
+use super::gguf::{ALIGNMENT_KEY, MAGIC};
 use super::metadata::{Metadata, Value};
 
 /// The version that is written.
 pub(super) const VERSION: u32 = 3;
 
-/// Tensors start at multiples of this.
+/// Tensors start at multiples of this, unless the metadata say otherwise.
 const ALIGNMENT: u64 = 32;
+
+/// Largest alignment that is written.
+const MAX_ALIGNMENT: u64 = 4096;
 
 /// Bytes that are handed to the system at once.
 const BUFFER: usize = 1 << 20;
@@ -33,7 +40,7 @@ pub struct TensorPlan {
 
 impl TensorPlan {
     /// Its length in bytes, if the type can be written and its rows are whole blocks.
-    pub(super) fn nbytes(&self) -> Option<u64> {
+    pub(crate) fn nbytes(&self) -> Option<u64> {
         let elements = self.shape.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim as u64))?;
         self.dtype.gguf_id()?;
         self.dtype.bytes(elements, *self.shape.last()? as u64)
@@ -48,9 +55,11 @@ pub struct GgufWriter {
     temporary: PathBuf,
     /// Names and bytes of the tensors.
     tensors: Vec<(String, u64)>,
+    alignment: u64,
     /// The tensor that is being written, and how much of it there is.
     current: usize,
     written: u64,
+    /// It has its own name now.
     complete: bool,
 }
 
@@ -69,6 +78,14 @@ impl GgufWriter {
             let exists = std::io::Error::new(ErrorKind::AlreadyExists, "the file exists already");
             return Err(FormatError::Io { file: path.into(), reason: exists });
         }
+        let alignment = match metadata.get(ALIGNMENT_KEY) {
+            None => ALIGNMENT,
+            Some(Value::U64(alignment)) if alignment.is_power_of_two() && *alignment <= MAX_ALIGNMENT => *alignment,
+            Some(other) => {
+                let reason = format!("{other:?} is no power of two up to {MAX_ALIGNMENT}");
+                return Err(FormatError::header(path, ALIGNMENT_KEY, reason));
+            }
+        };
         let mut header = Vec::new();
         header.extend(MAGIC);
         header.extend(VERSION.to_le_bytes());
@@ -89,10 +106,10 @@ impl GgufWriter {
             tensor.shape.iter().rev().for_each(|&dim| header.extend((dim as u64).to_le_bytes()));
             header.extend(id.to_le_bytes());
             header.extend(u64::to_le_bytes(offset));
-            offset += nbytes.next_multiple_of(ALIGNMENT);
+            offset += nbytes.next_multiple_of(alignment);
             planned.push((tensor.name.clone(), nbytes));
         }
-        header.resize(header.len().next_multiple_of(ALIGNMENT as usize), 0);
+        header.resize(header.len().next_multiple_of(alignment as usize), 0);
 
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}.partial", std::process::id()));
@@ -103,6 +120,7 @@ impl GgufWriter {
             path: path.into(),
             temporary,
             tensors: planned,
+            alignment,
             current: 0,
             written: 0,
             complete: false,
@@ -131,25 +149,101 @@ impl GgufWriter {
         self.put(bytes)?;
         self.written += bytes.len() as u64;
         if self.written == nbytes {
-            let padding = nbytes.next_multiple_of(ALIGNMENT) - nbytes;
-            self.put(&[0; ALIGNMENT as usize][..padding as usize])?;
+            let padding = nbytes.next_multiple_of(self.alignment) - nbytes;
+            self.put(&[0; MAX_ALIGNMENT as usize][..padding as usize])?;
             (self.current, self.written) = (self.current + 1, 0);
         }
         Ok(())
+    }
+
+    /// Writes `count` parts of the current tensor in their order, made by `make` on all cores meanwhile; `progress` is told
+    /// of bytes as they are written and may stop it.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::write`]; those of `make`; and if `progress` stops it.
+    pub fn write_parts(
+        &mut self,
+        count: usize,
+        make: impl Fn(usize) -> Result<Vec<u8>, FormatError> + Sync,
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<(), FormatError> {
+        /// Parts that are made at a time; as many again wait, and as many are being written.
+        const BATCH: usize = 32;
+        let (make, stopped) = (&make, FormatError::Stopped { file: self.path.clone() });
+        let (made, to_write) = sync_channel(1);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for start in (0..count).step_by(BATCH) {
+                    let batch = start..count.min(start + BATCH);
+                    let parts: Result<Vec<Vec<u8>>, _> = batch.into_par_iter().map(make).collect();
+                    let is_last = parts.is_err();
+                    // Nobody receives once writing has failed or was stopped.
+                    if made.send(parts).is_err() || is_last {
+                        break;
+                    }
+                }
+            });
+            for parts in to_write {
+                for part in parts? {
+                    self.write(&part)?;
+                    if progress(part.len() as u64).is_break() {
+                        return Err(stopped);
+                    }
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Puts the complete file in its place.
     ///
     /// # Errors
     /// If tensors are missing, or the disk fails.
-    pub fn finish(mut self) -> Result<(), FormatError> {
+    pub fn finish(self) -> Result<(), FormatError> {
+        self.complete()?.keep()
+    }
+
+    /// The complete file, still under its temporary name.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::finish`].
+    pub fn complete(mut self) -> Result<CompleteFile, FormatError> {
         if let Some((name, nbytes)) = self.tensors.get(self.current) {
             let reason = format!("{} of its {nbytes} bytes were given", self.written);
             return Err(FormatError::header(&self.path, format_args!("tensor `{name}`"), reason));
         }
         self.out.flush().map_err(FormatError::io(&self.temporary))?;
-        fs::rename(&self.temporary, &self.path).map_err(FormatError::io(&self.path))?;
-        self.complete = true;
+        Ok(CompleteFile { writer: self })
+    }
+}
+
+/// A file of which every byte is written, under its temporary name; it vanishes unless it is kept.
+#[derive(Debug)]
+pub struct CompleteFile {
+    writer: GgufWriter,
+}
+
+impl CompleteFile {
+    /// Where it is for now.
+    pub fn temporary_path(&self) -> &Path {
+        &self.writer.temporary
+    }
+
+    /// Waits until the disk has it.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn sync(&self) -> Result<(), FormatError> {
+        self.writer.out.get_ref().sync_all().map_err(FormatError::io(self.temporary_path()))
+    }
+
+    /// Puts it in its place.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn keep(mut self) -> Result<(), FormatError> {
+        fs::rename(self.temporary_path(), &self.writer.path).map_err(FormatError::io(&self.writer.path))?;
+        self.writer.complete = true;
         Ok(())
     }
 }

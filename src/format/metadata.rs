@@ -2,6 +2,11 @@
 
 use std::collections::BTreeMap;
 
+/// Names of the matrices whose scale is kept exactly in [`EXACT_SCALES`], for encodings whose blocks have it in `f16`.
+pub(crate) const EXACT_SCALE_NAMES: &str = "sterna.scale.names";
+/// The scales of [`EXACT_SCALE_NAMES`], in their order.
+pub(crate) const EXACT_SCALES: &str = "sterna.scale.values";
+
 /// A metadata value. Integers of every width are widened; arrays are kept by element type.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
@@ -94,4 +99,13 @@ impl Metadata {
             _ => None,
         }
     }
+}
+
+/// The scale of tensor `name`, of whose blocks it is `stored` in `f16`: more exactly, where the file says so. What does not
+/// round to the scale of the blocks belongs to other blocks, of before the file was changed.
+pub(super) fn exact_scale(metadata: &Metadata, name: &str, stored: f32) -> f32 {
+    let names = metadata.strings(EXACT_SCALE_NAMES).unwrap_or_default();
+    let index = names.iter().position(|known| known == name);
+    let exact = index.and_then(|index| metadata.floats(EXACT_SCALES)?.get(index).copied());
+    exact.filter(|&exact| half::f16::from_f32(exact).to_f32() == stored).unwrap_or(stored)
 }

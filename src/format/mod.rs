@@ -10,6 +10,7 @@
 //! | packed `uint8` of Hugging Face (`quant_method: bitnet`) | `hf_packed` |
 //! | float master weights of a BitNet, ternarized at load | `absmean` |
 //! | I2_S, TQ1_0, TQ2_0 of GGUF | `i2_s`, `tq1_0`, `tq2_0` |
+//! | T16, T16x5: the kernels' own layouts in a GGUF file | `tiles` |
 //! | floats that are ternary already | `dense_ternary` |
 //! | embedding and head: floats, Q8_0, Q6_K, Q5_0, Q4_0 | `dense` |
 //!
@@ -22,6 +23,7 @@ mod dense;
 mod dense_ternary;
 mod dtype;
 mod encode;
+mod encode_dense;
 mod error;
 mod floats;
 mod gguf;
@@ -34,6 +36,7 @@ mod safetensors;
 mod storage;
 mod tensor_list;
 mod ternary;
+mod tiles;
 mod tq1_0;
 mod tq2_0;
 
@@ -41,8 +44,10 @@ pub use checkpoint::{Checkpoint, Description, OpenOptions, TensorInfo};
 pub use dense::DenseTensor;
 pub use dtype::DType;
 pub use encode::Encoding;
+pub use encode_dense::DenseEncoding;
 pub use error::FormatError;
-pub use gguf_writer::{GgufWriter, TensorPlan};
+pub(crate) use gguf::ALIGNMENT_KEY;
+pub use gguf_writer::{CompleteFile, GgufWriter, TensorPlan};
 pub use i2_s::I2sLayout;
 pub use metadata::{Metadata, Value};
 pub use storage::TensorData;

@@ -107,6 +107,13 @@ impl TensorData {
         self.storage.release(&(start + range.start..(start + range.end).min(self.range.end)));
     }
 
+    /// The bytes `range` of these, which are there.
+    pub(super) fn part(&self, range: Range<usize>) -> TensorData {
+        let start = self.range.start;
+        let range = start + range.start..(start + range.end).min(self.range.end);
+        TensorData { storage: Arc::clone(&self.storage), range }
+    }
+
     /// All bytes of `storage`.
     pub(super) fn whole(storage: Storage) -> TensorData {
         let range = 0..storage.len();

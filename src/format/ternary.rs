@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use sterna_cpu::{Layout, TernaryMatrix};
 
 use super::checkpoint::{Checkpoint, Description, TensorInfo};
 use super::dtype::DType;
 use super::floats::Float;
 use super::storage::TensorData;
-use super::{FormatError, absmean, dense_ternary, hf_packed, i2_s, tq1_0, tq2_0};
+use super::{FormatError, absmean, dense_ternary, hf_packed, i2_s, metadata, tiles, tq1_0, tq2_0};
 
 /// A ternary matrix `W = t · scale` with `t` in {-1, 0, 1}, still encoded. It keeps the checkpoint's bytes alive and
 /// can be read from many threads.
@@ -66,6 +67,14 @@ impl TernaryTensor {
     }
 }
 
+impl TernaryTensor {
+    /// The matrix where it is, not copied, if the file holds it in `layout`. Its bytes are not looked at: codes that stand
+    /// for no ternary value, which [`TernaryTensor::read_row`] refuses, give wrong sums.
+    pub fn in_place(&self, layout: Layout) -> Option<TernaryMatrix> {
+        self.decoder.in_place(layout, self.site.rows, self.site.cols)
+    }
+}
+
 impl fmt::Debug for TernaryTensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Site { name, rows, cols, .. } = &self.site;
@@ -78,6 +87,11 @@ pub(super) trait RowDecoder: Send + Sync {
     /// Decodes row `row`, which exists, to `out`, which has its length. The constructor of the decoder has checked
     /// that the bytes of all rows are there.
     fn decode(&self, row: usize, out: &mut [i8]) -> Result<(), InvalidCode>;
+
+    /// The matrix where it is, if it lies there as the kernels for `layout` read it.
+    fn in_place(&self, _layout: Layout, _rows: usize, _cols: usize) -> Option<TernaryMatrix> {
+        None
+    }
 }
 
 /// A row holds a code that stands for no ternary value.
@@ -198,15 +212,17 @@ pub(super) fn open(
             Some(float) => from_floats(&site, checkpoint, info, config, float, data)?,
             None => return Err(unusable(checkpoint, info)),
         },
-        (Description::Gguf { .. }, dtype, Some(data)) => {
-            let (decoder, scale) = match (dtype, Float::of(dtype)) {
-                (DType::I2S, _) => i2_s::open(&site, data, checkpoint.options().i2s_layout)?,
-                (DType::Tq1_0, _) => tq1_0::open(&site, data)?,
-                (DType::Tq2_0, _) => tq2_0::open(&site, data)?,
+        (Description::Gguf { metadata, .. }, dtype, Some(data)) => {
+            let (decoder, scale) = match (dtype, dtype.layout(), Float::of(dtype)) {
+                (_, Some(layout), _) => tiles::open(&site, dtype, layout, data)?,
+                (DType::I2S, ..) => i2_s::open(&site, data, checkpoint.options().i2s_layout)?,
+                (DType::Tq1_0, ..) => tq1_0::open(&site, data)?,
+                (DType::Tq2_0, ..) => tq2_0::open(&site, data)?,
                 // The converters' way out where rows do not divide into blocks.
-                (_, Some(float)) => dense_ternary::open(&site, data, float)?,
+                (_, _, Some(float)) => dense_ternary::open(&site, data, float)?,
                 _ => return Err(unusable(checkpoint, info)),
             };
+            let scale = metadata::exact_scale(metadata, &info.name, scale);
             // llama.cpp multiplies the product with an optional `blk.N.attn_q.scale` and its like.
             let companion = info.name.strip_suffix(".weight").map(|stem| format!("{stem}.scale"));
             let factor = match companion {
@@ -240,7 +256,7 @@ fn from_floats(
 fn unusable(checkpoint: &Checkpoint, info: &TensorInfo) -> FormatError {
     checkpoint.wrong_type(
         info,
-        "a ternary matrix in I2_S, TQ2_0 or TQ1_0 (GGUF), packed U8 or BitNet master weights (Hugging Face); convert \
+        "a ternary matrix in T16, T16x5, I2_S, TQ2_0 or TQ1_0 (GGUF), packed U8 or BitNet master weights (Hugging Face); convert \
          the model to one of these or use its safetensors checkpoint",
     )
 }

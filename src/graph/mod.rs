@@ -18,10 +18,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use sterna_cpu::dense::DenseType;
+use sterna_cpu::head::Int8Rows;
 use sterna_cpu::{Layout, Readers, TernaryMatrix};
 
 use crate::format::{Checkpoint, DenseTensor, FormatError};
 use crate::model::{ModelConfig, ModelError};
+
+/// Names of the tensors of an int8 copy of the head: the values, and the bounds of the rows.
+pub const HEAD_VALUES: &str = "sterna.head.int8";
+/// The bounds of [`HEAD_VALUES`].
+pub const HEAD_BOUNDS: &str = "sterna.head.bounds";
 
 /// One layer of the graph. Layer 0 is the embedding, layers 1..=N the blocks, layer N + 1 the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +101,11 @@ impl Graph {
         &self.parts.embed
     }
 
+    /// Name of the norm in front of the head.
+    pub fn final_norm_name(&self) -> &str {
+        &self.parts.final_norm
+    }
+
     /// Name of the head's tensor: the embedding's where they are tied.
     pub fn head_name(&self) -> &str {
         &self.parts.head
@@ -139,9 +150,30 @@ impl Graph {
         self.checkpoint.vector(name, len)
     }
 
-    /// Reads a ternary matrix and packs it to `layout`, on all cores, near to `readers`.
+    /// The int8 copy of the head that the file holds, if it does.
+    ///
+    /// # Errors
+    /// If it is not one of the head's matrix.
+    pub fn head_copy(&self) -> Result<Option<Int8Rows>, FormatError> {
+        let config = self.config();
+        self.checkpoint.int8_rows(HEAD_VALUES, HEAD_BOUNDS, config.vocab_size, config.hidden_size)
+    }
+
+    /// The layout of the kernels in which the file holds the ternary matrices, if it is one.
+    pub fn stored_layout(&self) -> Option<Layout> {
+        let first = self.parts.blocks.first()?.linears().next()?;
+        self.checkpoint.tensor(&first.name)?.dtype.layout()
+    }
+
+    /// Reads a ternary matrix and packs it to `layout`, on all cores, near to `readers`; one that the file holds in this
+    /// layout stays where it is.
     pub fn linear(&self, spec: &LinearSpec, layout: Layout, readers: Readers<'_>) -> Result<Linear, FormatError> {
         let source = self.checkpoint.ternary(&spec.name, spec.rows, spec.cols)?;
+        if spec.order == RowOrder::Natural
+            && let Some(weight) = source.in_place(layout)
+        {
+            return Ok(Linear { weight, scale: source.scale() });
+        }
         let weight = TernaryMatrix::pack_near(readers, layout, spec.rows, spec.cols, |row, out| {
             source.read_row(spec.order.source_row(row), out)
         })?;
@@ -201,7 +233,8 @@ impl Graph {
                 .any(|stem| known.contains(stem) || self.checkpoint.tensor(&format!("{stem}.weight")).is_some());
             let is_derived = name.ends_with("rotary_emb.inv_freq")
                 || *name == "rope_freqs.weight"
-                || (self.is_tied() && *name == "lm_head.weight");
+                || (self.is_tied() && *name == "lm_head.weight")
+                || [HEAD_VALUES, HEAD_BOUNDS].contains(name);
             !known.contains(name) && !is_scale && !is_derived
         });
         match surplus.next() {

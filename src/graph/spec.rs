@@ -105,6 +105,17 @@ pub enum RowOrder {
 }
 
 impl RowOrder {
+    /// The row of the half-split order that row `row` of the file holds.
+    pub fn kernel_row(self, row: usize) -> usize {
+        match self {
+            RowOrder::Natural => row,
+            RowOrder::InterleavedHeads { head_dim } => {
+                let (head, r) = (row / head_dim, row % head_dim);
+                head * head_dim + r % 2 * (head_dim / 2) + r / 2
+            }
+        }
+    }
+
     /// The row of the file that holds row `row` of the half-split order.
     pub fn source_row(self, row: usize) -> usize {
         match self {
@@ -138,5 +149,6 @@ mod tests {
         let order = RowOrder::InterleavedHeads { head_dim };
         let read: Vec<usize> = (0..heads * head_dim).map(|row| file[order.source_row(row)]).collect();
         assert_eq!(read, half_split);
+        assert!((0..heads * head_dim).all(|row| order.kernel_row(order.source_row(row)) == row));
     }
 }

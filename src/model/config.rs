@@ -273,9 +273,17 @@ fn rope_theta(r: &Reader<'_>) -> Result<f32, ModelError> {
     Ok(10000.0)
 }
 
+/// LLaMA 3's scaling in a GGUF file: factor, low and high frequency factor, original context. Other programs read the
+/// frequencies that follow from it in `rope_freqs.weight`, in which something of the last bits is lost.
+pub(crate) const LLAMA3_ROPE: &str = "sterna.rope.llama3";
+
 fn rope_scaling(r: &Reader<'_>, checkpoint: &Checkpoint, head_dim: usize) -> Result<RopeScaling, ModelError> {
     match &r.keys {
         Keys::Gguf { metadata, architecture } => {
+            if let Some(&[factor, low_freq_factor, high_freq_factor, original]) = metadata.floats(LLAMA3_ROPE) {
+                let original_max_position = original as usize;
+                return Ok(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position });
+            }
             if checkpoint.tensor("rope_freqs.weight").is_some() {
                 return Ok(RopeScaling::Factors(checkpoint.vector("rope_freqs.weight", head_dim / 2)?));
             }

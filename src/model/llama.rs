@@ -1,7 +1,7 @@
 //! Llama with BitLinear layers: Llama3-8B-1.58, Falcon3-1.58bit, Falcon-E. No sub-norms, SwiGLU.
 //!
-//! GGUF files of this architecture hold the rows of q and k reordered for interleaved rotary pairs; the graph asks for
-//! them in the half-split order that the kernels use. Source: transformers' `models/llama`, `integrations/bitnet.py`.
+//! GGUF files of this architecture hold the rows of q and k reordered for interleaved rotary pairs, unless
+//! `sterna.rope.half_split` says otherwise; the graph asks for them in the half-split order that the kernels use. Source: transformers' `models/llama`, `integrations/bitnet.py`.
 
 use std::sync::Arc;
 
@@ -9,6 +9,9 @@ use super::names::{Names, Part};
 use super::{Gate, ModelError, config};
 use crate::format::{Checkpoint, Description};
 use crate::graph::{AttentionSpec, BlockSpec, FfnSpec, Graph, GraphParts, LinearSpec, RowOrder};
+
+/// Says that the rows of q and k are in half-split order, which no other program expects of this architecture.
+pub(crate) const HALF_SPLIT: &str = "sterna.rope.half_split";
 
 pub(super) fn build(checkpoint: Arc<Checkpoint>, architecture: &str) -> Result<Graph, ModelError> {
     let names = match checkpoint.description() {
@@ -28,8 +31,10 @@ pub(super) fn build(checkpoint: Arc<Checkpoint>, architecture: &str) -> Result<G
     };
     let config = config::read(&checkpoint, architecture, names.embed(), Gate::Silu)?;
     let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
-    let rotary = match names {
-        Names::Gguf => RowOrder::InterleavedHeads { head_dim: config.head_dim },
+    let rotary = match checkpoint.description() {
+        Description::Gguf { metadata, .. } if metadata.bool(HALF_SPLIT) != Some(true) => {
+            RowOrder::InterleavedHeads { head_dim: config.head_dim }
+        }
         _ => RowOrder::Natural,
     };
     let blocks = (0..config.num_layers)

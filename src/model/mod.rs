@@ -9,8 +9,11 @@ mod error;
 mod llama;
 mod names;
 
+pub(crate) use config::LLAMA3_ROPE;
 pub use config::{Gate, ModelConfig};
 pub use error::ModelError;
+pub(crate) use llama::HALF_SPLIT;
+pub(crate) use names::{Names, Part};
 
 use crate::format::{Checkpoint, Description};
 use crate::graph::Graph;

@@ -4,7 +4,7 @@ use crate::format::{Checkpoint, Description};
 
 /// A tensor of a transformer block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(crate) enum Part {
     AttnNorm,
     Q,
     K,
@@ -20,7 +20,7 @@ pub(super) enum Part {
 
 /// A naming scheme.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Names {
+pub(crate) enum Names {
     /// llama.cpp's GGUF names.
     Gguf,
     /// transformers' names (BitNetForCausalLM, LlamaForCausalLM).
@@ -30,14 +30,14 @@ pub(super) enum Names {
 }
 
 impl Names {
-    pub(super) fn embed(self) -> &'static str {
+    pub(crate) fn embed(self) -> &'static str {
         match self {
             Names::Gguf => "token_embd.weight",
             _ => "model.embed_tokens.weight",
         }
     }
 
-    pub(super) fn final_norm(self) -> &'static str {
+    pub(crate) fn final_norm(self) -> &'static str {
         match self {
             Names::Gguf => "output_norm.weight",
             _ => "model.norm.weight",
@@ -45,7 +45,7 @@ impl Names {
     }
 
     /// The tensor of the output head: its own, or the embedding where the two are tied.
-    pub(super) fn head_of(self, checkpoint: &Checkpoint) -> &'static str {
+    pub(crate) fn head_of(self, checkpoint: &Checkpoint) -> &'static str {
         match checkpoint.description() {
             // In GGUF the absence of the tensor is what says "tied".
             Description::Gguf { .. } if checkpoint.tensor("output.weight").is_some() => "output.weight",
@@ -54,7 +54,7 @@ impl Names {
         }
     }
 
-    pub(super) fn block(self, layer: usize, part: Part) -> String {
+    pub(crate) fn block(self, layer: usize, part: Part) -> String {
         let suffix = match (self, part) {
             (Names::Gguf, part) => {
                 let name = match part {

@@ -51,6 +51,11 @@ impl ChatTemplate {
         Ok(ChatTemplate { environment, bos_token: bos_token.to_owned(), eos_token: eos_token.to_owned() })
     }
 
+    /// The text of the template.
+    pub fn source(&self) -> Option<String> {
+        Some(self.environment.get_template(NAME).ok()?.source().to_owned())
+    }
+
     /// Renders a conversation; `add_generation_prompt` opens the next answer.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
+use super::export::EOS_IDS;
 use super::{Roles, Tokenizer, TokenizerError, spm};
 use crate::format::Metadata;
 
@@ -145,11 +146,13 @@ pub(super) fn roles(tokenizer: &Tokenizer, metadata: &Metadata) -> Result<Roles,
     let bos = id("tokenizer.ggml.bos_token_id")?;
     let eos =
         [id("tokenizer.ggml.eos_token_id")?, id("tokenizer.ggml.eot_token_id")?, id("tokenizer.ggml.eom_token_id")?];
+    let more = metadata.ints(EOS_IDS).unwrap_or_default().iter().filter_map(|&id| u32::try_from(id).ok());
+    let more = more.filter(|&id| (id as usize) < tokenizer.vocab_size);
     // llama.cpp adds BOS to SentencePiece vocabularies and LLaMA 3's unless told otherwise.
     let by_default = !matches!(metadata.str(PRE), Some("qwen2" | "gpt-2" | "default"));
     Ok(Roles {
         bos,
-        eos: eos.into_iter().flatten().collect(),
+        eos: eos.into_iter().flatten().chain(more).collect(),
         add_bos: metadata.bool("tokenizer.ggml.add_bos_token").unwrap_or(by_default),
         chat_template: metadata.str("tokenizer.chat_template").map(str::to_owned),
     })

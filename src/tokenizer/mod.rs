@@ -2,10 +2,11 @@
 //!
 //! Every vocabulary becomes the description that the `tokenizers` crate reads: tokenizer.json is one already (`hf`), the
 //! tokens and merges of a GGUF file are turned into one (`gguf`, with `spm` for SentencePiece vocabularies). `stream`
-//! gives text as tokens come, `chat` renders the model's template.
+//! gives text as tokens come, `export` puts a tokenizer.json into a GGUF file, `chat` renders the model's template.
 
 mod chat;
 mod error;
+mod export;
 mod gguf;
 mod hf;
 mod spm;
@@ -67,12 +68,20 @@ impl Tokenizer {
         })
     }
 
+    /// Whether the metadata of a GGUF file hold a vocabulary.
+    pub fn is_in_gguf(metadata: &Metadata) -> bool {
+        metadata.get(export::JSON).is_some() || metadata.str("tokenizer.ggml.model").is_some_and(|kind| kind != "none")
+    }
+
     /// Reads the vocabulary in the metadata of a GGUF file.
     ///
     /// # Errors
     /// If a key is missing or makes no sense, or names a kind of vocabulary that is not supported.
     pub fn from_gguf(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
-        let description = gguf::description(metadata)?;
+        let description = match metadata.str(export::JSON) {
+            Some(json) => hf::parse(export::JSON, json.as_bytes())?,
+            None => gguf::description(metadata)?,
+        };
         Tokenizer::new("tokenizer.ggml", description, |tokenizer| gguf::roles(tokenizer, metadata))
     }
 

@@ -41,6 +41,24 @@ fn small() -> Gguf {
 }
 
 #[test]
+fn tensors_of_tiles_are_checked() {
+    for (kind, name) in [(0x5354_0010, "T16"), (0x5354_0014, "T16x5")] {
+        let tensor = |dims: &[u64], len: usize| Gguf::of(vec![gguf_tensor("w", dims, kind, &vec![0x55; len])]);
+        refused(&tensor(&[0, 4], 64), &format!("is not possible for type {name}"));
+        refused(&tensor(&[16, 16], 64), "tensor `w` at offset");
+        refused(&tensor(&[1 << 31, 1 << 31], 64), "where the file has 64");
+        refused(&tensor(&[1 << 33, 1 << 33], 64), "its dimensions overflow");
+        // The codes are zeros, and so is the scale if the tail is.
+        let mut file = tensor(&[16, 16], 128);
+        file.tensors[0].data[64..].fill(0);
+        let error = open_gguf(&file.build()).unwrap().ternary("w", 16, 16).unwrap_err().to_string();
+        assert!(error.contains("the scale of tensor `w` is 0"), "{error}");
+        let error = open_gguf(&file.build()).unwrap().ternary("w", 16, 17).unwrap_err().to_string();
+        assert!(error.contains("should have shape [16, 17]"), "{error}");
+    }
+}
+
+#[test]
 fn the_beginning_of_a_gguf_file_is_checked() {
     open_gguf(&small().build()).unwrap();
     refused_bytes(b"", "expected a .gguf file or a Hugging Face folder");

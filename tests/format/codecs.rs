@@ -2,11 +2,13 @@
 
 use half::f16;
 use safetensors::SafeTensors;
-use sterna::Isa;
 use sterna::format::{Checkpoint, Encoding, FormatError, I2sLayout, OpenOptions};
+use sterna::{Isa, Layout};
 use sterna_cpu::dense::dequantize_row;
 
-use crate::builders::{Gguf, f16_bytes, f32_bytes, folder, gguf_tensor, open_folder, open_gguf, safetensors_of};
+use crate::builders::{
+    Gguf, f16_bytes, f32_bytes, folder, gguf_string, gguf_tensor, open_folder, open_gguf, raw_value, safetensors_of,
+};
 use crate::common::data_path;
 use crate::decode;
 
@@ -109,9 +111,61 @@ fn encoders_write_what_others_wrote() {
     for (name, encoding) in [("tq1_0", Encoding::Tq1_0), ("tq2_0", Encoding::Tq2_0), ("i2_s", Encoding::I2S)] {
         let vectors = vectors(name);
         let mut bytes = Vec::new();
-        encoding.encode(&vectors.ternary, vectors.scale, &mut bytes);
+        encoding.encode(&vectors.ternary, COLS, vectors.scale, &mut bytes);
         encoding.finish(vectors.scale, &mut bytes);
         assert_eq!(bytes, vectors.encoded, "{name}");
+    }
+}
+
+#[test]
+fn tiles_are_read_where_they_are_or_row_by_row() {
+    let Vectors { ternary, scale, .. } = vectors("i2_s");
+    for (encoding, kind, layout) in
+        [(Encoding::T16, 0x5354_0010, Layout::T16), (Encoding::T16x5, 0x5354_0014, Layout::T16x5)]
+    {
+        for (rows, cols) in [(ROWS, COLS), (17, 59)] {
+            let ternary: Vec<i8> = ternary.iter().copied().take(rows * cols).collect();
+            let mut bytes = Vec::new();
+            encoding.encode(&ternary, cols, scale, &mut bytes);
+            encoding.finish(scale, &mut bytes);
+            assert_eq!(bytes.len(), layout.bytes(rows, cols) + 64);
+            // The tensor begins at a multiple of 64, or 32 bytes behind one, behind a key of another length.
+            let open = |bytes: &[u8]| {
+                ["", "a value of thirty-two characters"].map(|text| {
+                    let tensor = gguf_tensor("w.weight", &[cols as u64, rows as u64], kind, bytes);
+                    let file = Gguf::of(vec![tensor]).with("pad", raw_value(8, &gguf_string(text.as_bytes())));
+                    open_gguf(&file.build()).unwrap()
+                })
+            };
+            let mut in_place = 0;
+            for checkpoint in open(&bytes) {
+                let matrix = checkpoint.ternary("w.weight", rows, cols).unwrap();
+                assert_eq!(matrix.scale(), scale);
+                assert_eq!(decode(&matrix), ternary);
+                assert!(Layout::ALL.into_iter().all(|other| other == layout || matrix.in_place(other).is_none()));
+                if let Some(shared) = matrix.in_place(layout) {
+                    in_place += 1;
+                    drop((matrix, checkpoint));
+                    let mut row = vec![0; cols];
+                    shared.unpack_row(rows - 1, &mut row);
+                    assert_eq!(row, ternary[(rows - 1) * cols..]);
+                }
+            }
+            assert_eq!(in_place, 1, "one of the two is aligned");
+            // The last byte of the last row's word in the first tile.
+            let row = rows - 1;
+            let at = row / 16 * layout.bytes(16, cols) + row % 16 * 4 + 3;
+            bytes[at] = 255;
+            for checkpoint in open(&bytes) {
+                let matrix = checkpoint.ternary("w.weight", rows, cols).unwrap();
+                let error = matrix.read_row(row, &mut vec![0; cols]).unwrap_err().to_string();
+                assert!(error.contains(&format!("`w.weight` holds a code in row {row}")), "{error}");
+            }
+            let end = bytes.len() - 64;
+            bytes[end..end + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+            let [checkpoint, _] = open(&bytes);
+            assert!(matches!(checkpoint.ternary("w.weight", rows, cols), Err(FormatError::Scale { .. })));
+        }
     }
 }
 

@@ -354,7 +354,7 @@ fn a_model_of_two_billion_weights_runs_under_webgpus_limits() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("2b-4t.gguf");
     let shape = Shape::named("2b-4t").unwrap();
-    synth::write(&path, &shape, Encoding::Tq2_0, 1, false, &mut |_| ()).unwrap();
+    synth::write(&path, &shape, Encoding::Tq2_0, 1, false, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
     let generated = |device: Device, gpu: GpuOptions| {
         let model =
             Model::open(&path, &OpenOptions { device, gpu, context: Some(64), ..OpenOptions::default() }).unwrap();

@@ -446,7 +446,7 @@ fn with_head(path: &Path, rows: &[f16], hidden: usize) {
         tie_word_embeddings: false,
         ..synth::Shape::named("2b-4t").unwrap()
     };
-    synth::write(path, &shape, Encoding::Tq2_0, 1, true, &mut |_| ()).unwrap();
+    synth::write(path, &shape, Encoding::Tq2_0, 1, true, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
     // The head is the last tensor of the file.
     let mut file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
     file.seek(SeekFrom::End(-(2 * rows.len() as i64))).unwrap();

@@ -20,10 +20,11 @@ mod token;
 
 pub use best::{Best, Candidates, Finder, Head};
 
+use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
 use crate::Isa;
-use crate::buffer::AlignedBuf;
+use crate::buffer::{AlignedBuf, SharedBytes, SharedError, Stored};
 use crate::dense::{DenseMatrix, DenseType, dequantize_row};
 use crate::pool::Pool;
 use crate::readers::Readers;
@@ -39,12 +40,13 @@ const SLAB_BYTES: usize = 32 << 20;
 pub struct Int8Rows {
     rows: usize,
     cols: usize,
-    values: AlignedBuf<i8>,
+    values: Stored<i8>,
     bounds: Vec<RowBound>,
 }
 
 /// The scale of a row, and bounds from above of its errors. Infinite errors mark a row that has no useful copy.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+#[repr(C)]
 pub struct RowBound {
     /// `ŵ` is the int8 values times this.
     pub scale: f32,
@@ -75,7 +77,7 @@ impl Int8Rows {
     ) -> Int8Rows {
         let DenseMatrix { ty, rows, cols, bytes } = matrix;
         let row_bytes = matrix.row_bytes();
-        let stride = cols.next_multiple_of(ALIGN);
+        let stride = Self::stride_of(cols);
         let mut values = AlignedBuf::<i8>::streamed(rows * stride);
         Readers { pool, before: 0, all: rows }.touch(&mut values, rows);
         let mut bounds = vec![RowBound::default(); rows];
@@ -97,7 +99,36 @@ impl Int8Rows {
                 );
             done(first..first + bytes.len());
         }
-        Int8Rows { rows, cols, values, bounds }
+        Int8Rows { rows, cols, values: Stored::Own(values), bounds }
+    }
+
+    /// A copy that was made before: `values` as [`Int8Rows::values`] shows them, which stay where they are, and `bounds` as
+    /// [`Int8Rows::bounds`]. They are trusted to be those of the matrix; others may give other tokens than the exact head.
+    ///
+    /// # Errors
+    /// If there are not as many values as the copy has, they do not begin at a multiple of 64, or the bounds are not four
+    /// numbers to a row, none of them negative or not a number.
+    pub fn over(rows: usize, cols: usize, values: SharedBytes, bounds: Vec<f32>) -> Result<Int8Rows, SharedError> {
+        SharedError::check(&values, rows * Self::stride_of(cols))?;
+        let (numbers, _) = bounds.as_chunks::<4>();
+        // What is not a number compares as false.
+        if bounds.len() != 4 * rows || !bounds.iter().all(|&bound| bound >= 0.0) {
+            return Err(SharedError::Bounds { rows });
+        }
+        let bounds =
+            numbers.iter().map(|&[scale, error, worst, norm]| RowBound { scale, error, worst, norm }).collect();
+        Ok(Int8Rows { rows, cols, values: Stored::Shared(values), bounds })
+    }
+
+    /// The int8 rows, each padded with zeros to a multiple of 64.
+    pub fn values(&self) -> &[i8] {
+        &self.values
+    }
+
+    /// For each row its scale, the norm and the largest absolute value of its error, and the norm of the row without it:
+    /// bounds from above.
+    pub fn bounds(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.bounds)
     }
 
     /// Rows.
@@ -117,12 +148,17 @@ impl Int8Rows {
 
     /// Bytes that the copy of a matrix takes.
     pub const fn bytes_of(rows: usize, cols: usize) -> usize {
-        rows * (cols.next_multiple_of(ALIGN) + size_of::<RowBound>())
+        rows * (Self::stride_of(cols) + size_of::<RowBound>())
+    }
+
+    /// Bytes of a row of `cols` columns, padded.
+    pub const fn stride_of(cols: usize) -> usize {
+        cols.next_multiple_of(ALIGN)
     }
 
     /// Distance between rows.
     fn stride(&self) -> usize {
-        self.cols.next_multiple_of(ALIGN)
+        Self::stride_of(self.cols)
     }
 }
 

@@ -15,7 +15,7 @@ use std::str::FromStr;
 
 use rayon::prelude::*;
 
-use crate::buffer::AlignedBuf;
+use crate::buffer::{AlignedBuf, SharedBytes, SharedError, Stored};
 use crate::readers::Readers;
 
 /// Rows whose sums a kernel gives together; the groups of all layouts are multiples of it.
@@ -101,6 +101,43 @@ impl Layout {
         rows.div_ceil(self.group_rows()) * cols.div_ceil(self.tile_cols()) * self.tile_bytes()
     }
 
+    /// Appends the groups of some rows of a matrix, of `cols` values each; rows that are missing in the last group are zero.
+    ///
+    /// # Panics
+    /// If `weights` are not whole rows.
+    pub fn pack_rows(self, weights: &[i8], cols: usize, out: &mut Vec<u8>) {
+        assert!(cols > 0 && weights.len().is_multiple_of(cols), "pack_rows: whole rows");
+        let group_bytes = self.bytes(self.group_rows(), cols);
+        let mut padded = vec![0i8; self.pad(cols)];
+        for group in weights.chunks(self.group_rows() * cols) {
+            let start = out.len();
+            out.resize(start + group_bytes, 0);
+            for r in 0..self.group_rows() {
+                match group.get(r * cols..(r + 1) * cols) {
+                    Some(row) => padded[..cols].copy_from_slice(row),
+                    None => padded.fill(0),
+                }
+                self.pack_row(&padded, r, &mut out[start..]);
+            }
+        }
+    }
+
+    /// Reads row `row` of a matrix, of which `tiles` are the bytes and whose rows are as long as `out`. Returns whether all
+    /// that was read are -1, 0 and 1, and no byte that the layout does not use.
+    ///
+    /// # Panics
+    /// If `tiles` do not reach to the row.
+    pub fn read_row(self, tiles: &[u8], row: usize, out: &mut [i8]) -> bool {
+        let (group_bytes, rows) = (self.bytes(self.group_rows(), out.len()), self.group_rows());
+        let group = &tiles[row / rows * group_bytes..][..group_bytes];
+        let r = row % rows;
+        self.unpack_row(group, r, out);
+        let in_range = out.iter().fold(true, |valid, w| valid & (-1..=1).contains(w));
+        in_range
+            && (self != Layout::T16x5
+                || group.as_chunks::<64>().0.iter().all(|tile| t16x5::are_codes(&tile.as_chunks().0[r])))
+    }
+
     /// Writes row `r` of a group from its values, padded to whole tiles with zeros.
     pub(crate) fn pack_row(self, values: &[i8], r: usize, group: &mut [u8]) {
         match self {
@@ -155,6 +192,13 @@ impl FromStr for Layout {
 #[error("unknown layout {0:?}: expected one of {names}", names = Layout::ALL.map(Layout::name).join(", "))]
 pub struct UnknownLayout(String);
 
+/// The codes `w + 1` of a row of a tile, four columns to a word.
+fn codes<const COLS: usize, const WORDS: usize>(values: &[i8; COLS]) -> [u32; WORDS] {
+    const { assert!(COLS == 4 * WORDS) }
+    let (words, _) = values.as_chunks::<4>();
+    std::array::from_fn(|f| u32::from_le_bytes(words[f].map(|w| (w + 1) as u8 & 3)))
+}
+
 /// Packs a row whose part of a tile is the word `r` of the tile.
 fn pack_words<const COLS: usize>(values: &[i8], r: usize, group: &mut [u8], pack: impl Fn(&[i8; COLS]) -> [u8; 4]) {
     for (values, tile) in values.as_chunks().0.iter().zip(group.as_chunks_mut::<64>().0) {
@@ -181,7 +225,7 @@ pub struct TernaryMatrix {
     layout: Layout,
     rows: usize,
     cols: usize,
-    tiles: AlignedBuf<u8>,
+    tiles: Stored<u8>,
 }
 
 impl TernaryMatrix {
@@ -196,7 +240,18 @@ impl TernaryMatrix {
         read_row: impl Fn(usize, &mut [i8]) -> Result<(), E> + Sync,
     ) -> Result<TernaryMatrix, E> {
         let tiles = AlignedBuf::streamed(layout.bytes(rows, cols));
-        TernaryMatrix { layout, rows, cols, tiles }.filled(read_row)
+        TernaryMatrix::filled(layout, rows, cols, tiles, read_row)
+    }
+
+    /// A matrix of `rows` × `cols` over tiles that are there already, as [`TernaryMatrix::tiles`] shows them; they are not
+    /// copied. What they hold is not looked at: bytes that are no codes give wrong sums, and nothing worse.
+    /// [`Layout::read_row`] finds them.
+    ///
+    /// # Errors
+    /// If there are not as many bytes as the matrix has, or they do not begin at a multiple of 64.
+    pub fn over(layout: Layout, rows: usize, cols: usize, tiles: SharedBytes) -> Result<TernaryMatrix, SharedError> {
+        SharedError::check(&tiles, layout.bytes(rows, cols))?;
+        Ok(TernaryMatrix { layout, rows, cols, tiles: Stored::Shared(tiles) })
     }
 
     /// As [`TernaryMatrix::pack`], for a matrix that [`fn@crate::linear`] multiplies in one call with others, in the
@@ -213,16 +268,20 @@ impl TernaryMatrix {
     ) -> Result<TernaryMatrix, E> {
         let mut tiles = AlignedBuf::streamed(layout.bytes(rows, cols));
         near.touch(&mut tiles, rows);
-        TernaryMatrix { layout, rows, cols, tiles }.filled(read_row)
+        TernaryMatrix::filled(layout, rows, cols, tiles, read_row)
     }
 
-    /// Fills in the rows of a matrix of zero bytes.
-    fn filled<E: Send>(self, read_row: impl Fn(usize, &mut [i8]) -> Result<(), E> + Sync) -> Result<TernaryMatrix, E> {
-        let mut matrix = self;
-        let (layout, rows, cols) = (matrix.layout, matrix.rows, matrix.cols);
-        let group_bytes = matrix.group_bytes();
+    /// Fills in the rows of a matrix whose tiles are zero bytes.
+    fn filled<E: Send>(
+        layout: Layout,
+        rows: usize,
+        cols: usize,
+        mut tiles: AlignedBuf<u8>,
+        read_row: impl Fn(usize, &mut [i8]) -> Result<(), E> + Sync,
+    ) -> Result<TernaryMatrix, E> {
+        let group_bytes = layout.bytes(layout.group_rows(), cols);
         let padded = layout.pad(cols);
-        matrix.tiles.par_chunks_exact_mut(group_bytes.max(1)).enumerate().try_for_each_init(
+        tiles.par_chunks_exact_mut(group_bytes.max(1)).enumerate().try_for_each_init(
             || vec![0i8; padded],
             |row_buffer, (group, tiles)| {
                 for r in 0..layout.group_rows() {
@@ -236,7 +295,7 @@ impl TernaryMatrix {
                 Ok(())
             },
         )?;
-        Ok(matrix)
+        Ok(TernaryMatrix { layout, rows, cols, tiles: Stored::Own(tiles) })
     }
 
     /// How the tiles hold the weights.
@@ -382,6 +441,56 @@ mod tests {
         assert_eq!(i32::from(tile[128 + 2] & 127), number(130, 5, 5).abs());
         assert_eq!(tile[128 + 2] >> 7 == 1, number(130, 5, 5) < 0);
         assert_eq!((tile[3], tile[768 + 128 + 2]), (0, 0));
+    }
+
+    #[test]
+    fn rows_packed_in_parts_are_the_matrix_and_can_be_shared() {
+        for layout in Layout::ALL {
+            for (rows, cols) in [(1, 1), (17, 33), (300, 61)] {
+                let matrix = pack(layout, rows, cols);
+                let weights: Vec<i8> = (0..rows * cols).map(|i| value(i / cols, i % cols)).collect();
+                let mut bytes = Vec::new();
+                weights.chunks(128 * cols).for_each(|part| layout.pack_rows(part, cols, &mut bytes));
+                assert_eq!(bytes, matrix.tiles());
+                let mut row = vec![0; cols];
+                assert!(layout.read_row(&bytes, rows - 1, &mut row));
+                assert_eq!(row, weights[(rows - 1) * cols..]);
+                let mut aligned = AlignedBuf::<u8>::zeroed(bytes.len() + 1);
+                aligned[..bytes.len()].copy_from_slice(&bytes);
+                struct Part(AlignedBuf<u8>, std::ops::Range<usize>);
+                impl AsRef<[u8]> for Part {
+                    fn as_ref(&self) -> &[u8] {
+                        &self.0[self.1.clone()]
+                    }
+                }
+                let over =
+                    |range| TernaryMatrix::over(layout, rows, cols, SharedBytes::new(Part(aligned.clone(), range)));
+                let shared = over(0..bytes.len()).expect("aligned bytes of the right length");
+                assert_eq!(shared.tiles(), matrix.tiles());
+                assert_eq!(over(1..bytes.len() + 1).err(), Some(SharedError::Alignment));
+                assert!(matches!(over(0..bytes.len() - 1), Err(SharedError::Length { .. })));
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_codes_are_found() {
+        let mut row = [0; 20];
+        for byte in 0..=255u8 {
+            let mut tiles = vec![0b0101_0101; 128];
+            tiles[17] = byte;
+            let valid = byte & (byte >> 1) & 0x55 == 0;
+            assert_eq!(Layout::T16.read_row(&tiles, 4, &mut row), valid, "{byte}");
+            let mut tiles = vec![124; 64];
+            tiles[17] = byte;
+            let codes = (0..243usize).map(|n| n % 81 + n / 81 * 84);
+            assert_eq!(
+                Layout::T16x5.read_row(&tiles, 4, &mut row),
+                codes.into_iter().any(|c| c == byte.into()),
+                "{byte}"
+            );
+            assert!(Layout::T16x5.read_row(&tiles, 5, &mut row));
+        }
     }
 
     #[test]

@@ -10,8 +10,8 @@ pub(crate) const COLS: usize = 16;
 /// The four bytes of one row of a tile.
 pub(super) fn pack(values: &[i8; COLS]) -> [u8; 4] {
     // No code exceeds two bits, so no byte carries into the next.
-    let code = |column: usize| (values[column] + 1) as u8 & 3;
-    std::array::from_fn(|b| code(b) | code(4 + b) << 2 | code(8 + b) << 4 | code(12 + b) << 6)
+    let [a, b, c, d] = super::codes(values);
+    (a | b << 2 | c << 4 | d << 6).to_le_bytes()
 }
 
 /// The codes of some bytes, field by field. Without branches: it becomes vector code.

@@ -12,7 +12,14 @@ pub(crate) const PLACES: [u8; 5] = [1, 3, 9, 27, 84];
 
 /// The four bytes of one row of a tile.
 pub(super) fn pack(values: &[i8; COLS]) -> [u8; 4] {
-    std::array::from_fn(|b| (0..5).map(|f| (values[4 * f + b] + 1) as u8 * PLACES[f]).sum())
+    let codes: [u32; 5] = super::codes(values);
+    // No byte exceeds 248, so none carries into the next.
+    codes.iter().zip(PLACES).fold(0, |word, (code, place)| word + code * u32::from(place)).to_le_bytes()
+}
+
+/// Whether some bytes stand for codes: 13 of the 256 do not.
+pub(super) fn are_codes(bytes: &[u8; 4]) -> bool {
+    bytes.iter().all(|&byte| byte % PLACES[4] < 81 && byte < 249)
 }
 
 /// The codes of some bytes, field by field. Without branches: it becomes vector code.

@@ -31,11 +31,16 @@ pub(super) struct CpuHead {
 const TOUCHED_ROWS: usize = 128;
 
 impl CpuHead {
-    /// Reads the head of `graph` and, unless the exact one is asked for, makes the copy.
+    /// Reads the head of `graph` and, unless the exact one is asked for, makes the copy or takes that of the file.
     pub(super) fn build(pool: &Pool, isa: Isa, kind: HeadKind, graph: &Graph) -> Result<CpuHead, BackendError> {
         let weight = graph.head()?;
-        let copy = (kind == HeadKind::Int8 && Int8Rows::suits(weight.ty))
-            .then(|| Int8Rows::pack(pool, isa, weight.matrix(), |range| weight.data.release(range)));
+        let copy = match kind == HeadKind::Int8 && Int8Rows::suits(weight.ty) {
+            false => None,
+            true => Some(match graph.head_copy()? {
+                Some(copy) => copy,
+                None => Int8Rows::pack(pool, isa, weight.matrix(), |range| weight.data.release(range)),
+            }),
+        };
         Ok(CpuHead {
             isa,
             norm: graph.final_norm()?,

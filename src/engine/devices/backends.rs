@@ -5,17 +5,17 @@ use std::sync::Arc;
 use crate::backend::cpu::{CpuBackend, CpuOptions};
 use crate::backend::{Backend, BackendError, Device};
 use crate::engine::{Error, OpenOptions};
-use crate::graph::Placement;
 #[cfg(feature = "gpu")]
 use crate::graph::planner::MAX_DEVICES;
+use crate::graph::{Graph, Placement};
 
-/// The CPU as the options say.
-pub(super) fn cpu_backend(options: &OpenOptions) -> Result<Arc<CpuBackend>, Error> {
+/// The CPU as the options say, with the layout that suits the file of `graph`.
+pub(super) fn cpu_backend(options: &OpenOptions, graph: &Graph) -> Result<Arc<CpuBackend>, Error> {
     Ok(Arc::new(CpuBackend::new(CpuOptions {
         threads: options.threads,
         pin: options.pin,
         isa: options.isa,
-        layout: options.layout,
+        layout: options.layout.or_else(|| graph.stored_layout()).or(options.preferred_layout),
         head: options.head,
         tuning: options.tuning,
     })?))

@@ -40,7 +40,7 @@ pub(super) fn open(
     kv: KvOptions,
     progress: &dyn Progress,
 ) -> Result<Opened, Error> {
-    let cpu = cpu_backend(options)?;
+    let cpu = cpu_backend(options, graph)?;
     let kernels = *cpu.kernels();
     let wanted = Wanted::of(options);
     let planner = match wanted {

@@ -134,7 +134,7 @@ pub(in crate::engine) fn plan(
     assumed: &[AssumedDevice],
     has_weights: bool,
 ) -> Result<Report, Error> {
-    let cpu = cpu_backend(options)?;
+    let cpu = cpu_backend(options, graph)?;
     let mut left_out = Vec::new();
     let wanted = Wanted::of(options);
     let mut placements = None;

@@ -1,0 +1,176 @@
+//! The tensors of the new file and what each is made of.
+
+use sterna_cpu::head::Int8Rows;
+use sterna_cpu::rope::{Rope, RopeScaling};
+
+use super::{ConvertOptions, dense_dtype};
+use crate::engine::Error;
+use crate::format::{DType, DenseTensor, Description, Encoding, FormatError, TensorPlan};
+use crate::graph::{Graph, HEAD_BOUNDS, HEAD_VALUES, LinearSpec, RowOrder};
+use crate::model::{Names, Part};
+
+/// A tensor of the new file.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub(super) plan: TensorPlan,
+    pub(super) job: Job,
+}
+
+/// What a tensor is made of.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// These numbers.
+    Floats(Vec<f32>),
+    /// A norm of the source.
+    Norm { name: String, len: usize },
+    /// A ternary matrix of the source, its rows put into an order.
+    Ternary { spec: LinearSpec, order: RowOrder },
+    /// A matrix of the source that is not ternary, or a part of an int8 copy of it.
+    Dense { name: String, part: DensePart },
+}
+
+/// What is wanted of a matrix that is not ternary.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum DensePart {
+    /// Its rows.
+    Rows,
+    /// The values of an int8 copy.
+    CopyValues,
+    /// The bounds of an int8 copy.
+    CopyBounds,
+}
+
+/// The order in which the new file holds the rows of q and k.
+pub(super) fn rotary_order(graph: &Graph, encoding: Encoding) -> RowOrder {
+    match architecture(graph) {
+        // The kernels' own layouts are for the kernels; other programs expect pairs of neighbours.
+        Ok("llama") if encoding.dtype().layout().is_none() => {
+            RowOrder::InterleavedHeads { head_dim: graph.config().head_dim }
+        }
+        _ => RowOrder::Natural,
+    }
+}
+
+/// What GGUF calls the architecture.
+pub(super) fn architecture(graph: &Graph) -> Result<&str, FormatError> {
+    use crate::model::Gate;
+
+    let config = graph.config();
+    if let Description::Gguf { .. } = graph.checkpoint().description() {
+        return Ok(&config.architecture);
+    }
+    let has_sub_norms = graph.blocks().iter().any(|block| block.attention.sub_norm.is_some());
+    match (has_sub_norms, config.gate) {
+        (true, Gate::Relu2) => Ok("bitnet-b1.58"),
+        (true, Gate::Silu) => Ok("bitnet"),
+        (false, Gate::Silu) => Ok("llama"),
+        (false, Gate::Relu2) => {
+            let reason = "a Llama with squared ReLU has no name in GGUF";
+            Err(FormatError::header(graph.checkpoint().path(), "`hidden_act`", reason))
+        }
+    }
+}
+
+/// All tensors, in the order of the file.
+pub(super) fn tensors(graph: &Graph, options: ConvertOptions) -> Result<Vec<Planned>, Error> {
+    let (config, names) = (graph.config(), Names::Gguf);
+    let (hidden, vocab) = (config.hidden_size, config.vocab_size);
+    let rotary = rotary_order(graph, options.encoding);
+    let mut tensors = Vec::new();
+    let mut add =
+        |name: String, dtype, shape, job| tensors.push(Planned { plan: TensorPlan { name, dtype, shape }, job });
+
+    let dense = |name: &str| {
+        let dtype = dense_dtype(graph, options, name);
+        if let Some(head) = options.head.filter(|head| !hidden.is_multiple_of(head.block_len())) {
+            let reason =
+                format!("rows of {hidden} are no multiples of {}, as {dtype} needs; choose f16", head.block_len());
+            return Err(FormatError::header(graph.checkpoint().path(), format_args!("tensor `{name}`"), reason));
+        }
+        Ok(dtype)
+    };
+    let whole = |name: &str| Job::Dense { name: name.into(), part: DensePart::Rows };
+    let embed = graph.embedding_name();
+    add(names.embed().into(), dense(embed)?, vec![vocab, hidden], whole(embed));
+    for (layer, block) in graph.blocks().iter().enumerate() {
+        let (a, f) = (&block.attention, &block.ffn);
+        let name = |part| names.block(layer, part);
+        let mut norm = |part, source: &str, len: usize| {
+            add(name(part), DType::F32, vec![len], Job::Norm { name: source.to_owned(), len });
+        };
+        norm(Part::AttnNorm, &a.norm, hidden);
+        if let Some(source) = &a.sub_norm {
+            norm(Part::AttnSubNorm, source, config.q_size());
+        }
+        norm(Part::FfnNorm, &f.norm, hidden);
+        if let Some(source) = &f.sub_norm {
+            norm(Part::FfnSubNorm, source, config.intermediate_size);
+        }
+        for (part, spec) in [
+            (Part::Q, &a.q),
+            (Part::K, &a.k),
+            (Part::V, &a.v),
+            (Part::O, &a.o),
+            (Part::Gate, &f.gate),
+            (Part::Up, &f.up),
+            (Part::Down, &f.down),
+        ] {
+            check_fit(graph, spec, options.encoding)?;
+            let order = if matches!(part, Part::Q | Part::K) { rotary } else { RowOrder::Natural };
+            let job = Job::Ternary { spec: spec.clone(), order };
+            add(name(part), options.encoding.dtype(), vec![spec.rows, spec.cols], job);
+        }
+    }
+    let final_norm = Job::Norm { name: graph.final_norm_name().into(), len: hidden };
+    add(names.final_norm().into(), DType::F32, vec![hidden], final_norm);
+    let head = graph.head_name();
+    if !graph.is_tied() {
+        add("output.weight".into(), dense(head)?, vec![vocab, hidden], whole(head));
+    }
+    let has_copy = DenseTensor::number_type(dense_dtype(graph, options, head)).is_some_and(Int8Rows::suits);
+    if options.encoding.dtype().layout().is_some() && has_copy {
+        add(
+            HEAD_VALUES.into(),
+            DType::I8,
+            vec![vocab, Int8Rows::stride_of(hidden)],
+            Job::Dense { name: head.into(), part: DensePart::CopyValues },
+        );
+        add(
+            HEAD_BOUNDS.into(),
+            DType::F32,
+            vec![vocab, 4],
+            Job::Dense { name: head.into(), part: DensePart::CopyBounds },
+        );
+    }
+    if let Some(factors) = rope_factors(&config.rope_scaling, config.head_dim, config.rope_theta) {
+        add("rope_freqs.weight".into(), DType::F32, vec![factors.len()], Job::Floats(factors));
+    }
+    Ok(tensors)
+}
+
+/// Refuses a matrix whose rows are not whole blocks of the encoding.
+fn check_fit(graph: &Graph, spec: &LinearSpec, encoding: Encoding) -> Result<(), FormatError> {
+    if encoding.fits(spec.rows, spec.cols) {
+        return Ok(());
+    }
+    let (LinearSpec { name, rows, cols, .. }, dtype) = (spec, encoding.dtype());
+    let reason = format!(
+        "a matrix of {rows} x {cols} cannot be stored as {dtype}, whose blocks hold {}; choose t16 or t16x5, which take any \
+         size{}",
+        encoding.block_len(),
+        if Encoding::I2S.fits(*rows, *cols) { ", or i2_s" } else { "" },
+    );
+    Err(FormatError::header(graph.checkpoint().path(), format_args!("tensor `{name}`"), reason))
+}
+
+/// Divisors of the frequencies, as `rope_freqs.weight` has them.
+fn rope_factors(scaling: &RopeScaling, head_dim: usize, theta: f32) -> Option<Vec<f32>> {
+    match scaling {
+        RopeScaling::Factors(factors) => Some(factors.clone()),
+        RopeScaling::Llama3 { .. } => {
+            let [plain, scaled] = [&RopeScaling::None, scaling].map(|scaling| Rope::new(head_dim, theta, scaling));
+            Some(plain.frequencies().iter().zip(scaled.frequencies()).map(|(plain, scaled)| plain / scaled).collect())
+        }
+        RopeScaling::None | RopeScaling::Linear { .. } => None,
+    }
+}
