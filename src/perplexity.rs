@@ -31,9 +31,9 @@ pub struct Perplexity {
     pub windows: usize,
 }
 
-/// Reads `tokens` in windows, each from an empty cache; the window that begins at token `s` reads up to `context` tokens from
-/// there and predicts those that follow each. Tokens of a last window that is not full are predicted, too. `progress` is told of
-/// predicted tokens and may stop it, which gives the figures up to there.
+/// Reads `tokens` in windows, each from an empty cache; the window that begins at token `s` reads up to `context` tokens
+/// from there and predicts those that follow each. Tokens of a last window that is not full are predicted, too.
+/// `progress` is told of predicted tokens and may stop it, which gives the figures up to there.
 ///
 /// # Errors
 /// If a window makes no sense, there are not two tokens, one is not in the vocabulary, or a device fails.

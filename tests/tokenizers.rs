@@ -153,6 +153,22 @@ fn sentencepiece_is_the_same_from_both_files() {
 }
 
 #[test]
+fn converted_vocabularies_are_the_original_ones() {
+    for (family, kind) in [("llama3", "gpt2"), ("sentencepiece", "llama")] {
+        let (Some(json), Some([hf, _])) = (external(family, "tokenizer.json"), both_forms(family)) else { return };
+        let metadata = hf.to_gguf(&json, hf.vocab_size() + 5).unwrap();
+        assert_eq!(metadata.str("tokenizer.ggml.model"), Some(kind), "{family}");
+        let converted = Tokenizer::from_gguf(&metadata).unwrap();
+        assert_eq!((converted.bos(), converted.eos()), (hf.bos(), hf.eos()));
+        for text in texts() {
+            let want = hf.encode(&text, true).unwrap();
+            assert_eq!(converted.encode(&text, true).unwrap(), want, "{family}: {text:?}");
+            assert_eq!(converted.decode(&want, true).unwrap(), hf.decode(&want, true).unwrap(), "{family}: {text:?}");
+        }
+    }
+}
+
+#[test]
 fn streams_give_what_decoding_at_once_gives() {
     for family in ["llama3", "sentencepiece"] {
         let Some(forms) = both_forms(family) else { return };

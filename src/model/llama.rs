@@ -1,7 +1,8 @@
 //! Llama with BitLinear layers: Llama3-8B-1.58, Falcon3-1.58bit, Falcon-E. No sub-norms, SwiGLU.
 //!
 //! GGUF files of this architecture hold the rows of q and k reordered for interleaved rotary pairs, unless
-//! `sterna.rope.half_split` says otherwise; the graph asks for them in the half-split order that the kernels use. Source: transformers' `models/llama`, `integrations/bitnet.py`.
+//! `sterna.rope.half_split` says otherwise; the graph asks for them in the half-split order that the kernels use.
+//! Source: transformers' `models/llama`, `integrations/bitnet.py`.
 
 use std::sync::Arc;
 

@@ -32,7 +32,8 @@ const BYTE: i64 = 6;
 const EOS: [&str; 3] = ["eos_token_id", "eot_token_id", "eom_token_id"];
 
 /// Texts that both tokenizers must cut alike.
-const PROBES: [&str; 4] = [
+const PROBES: [&str; 5] = [
+    "   a    b     c      d       e         f\n\n\n\n\t\t\tg ------- ======== ........... hahahaha aaaaaaa",
     "Once upon a time, there's a king who'd 12345 coins.\n\n  He said: \"I'M HERE!\"\r\n\t",
     " naïve café — 你好，世界 \u{1F600} łódź Ωmega",
     "if (x1 == 0x7f) { return a[i++] / 2.5e-3; } // done\n    ",
@@ -189,6 +190,15 @@ fn merges(merges: &Json) -> Option<Vec<String>> {
     merges.as_array()?.iter().map(merge).collect()
 }
 
+/// The merges; those that follow each other and make the same token, whose order scores do not tell, sorted. (It matters in
+/// runs of one character only, of which the texts to compare have some.)
+fn grouped(list: &Json) -> Option<Vec<String>> {
+    let mut merges = merges(list)?;
+    let token = |merge: &String| merge.replacen(' ', "", 1);
+    merges.chunk_by_mut(|a, b| token(a) == token(b)).for_each(<[String]>::sort_unstable);
+    Some(merges)
+}
+
 /// Whether two descriptions say the same of how a text is cut. The second may have more tokens, of which no text is made.
 fn is_same(original: &Json, made: &Json) -> bool {
     let (model, other) = (&original["model"], &made["model"]);
@@ -209,7 +219,7 @@ fn is_same(original: &Json, made: &Json) -> bool {
         && names.iter().all(|&of| name(model, of) == name(other, of))
         && (model["unk_token"].is_null() || flag(model, "fuse_unk") == flag(other, "fuse_unk"))
         && model["dropout"].as_f64().unwrap_or(0.0) == 0.0
-        && merges(&model["merges"]) == merges(&other["merges"])
+        && grouped(&model["merges"]) == grouped(&other["merges"])
         && hf::ids(original).iter().all(|(name, id)| ids.get(name) == Some(id))
         && original["added_tokens"].as_array().into_iter().flatten().all(is_exact)
 }
