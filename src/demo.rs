@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::format::{Checkpoint, FormatError};
+use crate::format::{Checkpoint, FormatError, OpenOptions};
 
 /// The name under which the embedded model is opened.
 pub const NAME: &str = "demo";
@@ -17,7 +17,15 @@ pub fn is_demo(path: &Path) -> bool {
 /// # Errors
 /// As [`Checkpoint::open`].
 pub fn open(path: &Path) -> Result<Checkpoint, FormatError> {
-    if is_demo(path) { checkpoint() } else { Checkpoint::open(path) }
+    open_with(path, OpenOptions::default())
+}
+
+/// As [`open`], with options for files.
+///
+/// # Errors
+/// As [`Checkpoint::open`].
+pub fn open_with(path: &Path, options: OpenOptions) -> Result<Checkpoint, FormatError> {
+    if is_demo(path) { checkpoint() } else { Checkpoint::open_with(path, options) }
 }
 
 /// The embedded model.

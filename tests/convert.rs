@@ -76,6 +76,9 @@ fn every_encoding_and_the_way_back_give_the_same_bits() {
             let written = open(&out, None);
             assert!(bits(&logits(&written)) == want, "{name} {encoding:?}");
             assert_eq!(greedy(&written), text, "{name} {encoding:?}");
+            let options = OpenOptions { no_mmap: true, kv: KvType::F32, ..OpenOptions::default() };
+            let copied = Model::open(&out, &options).unwrap();
+            assert!(bits(&logits(&copied)) == want && greedy(&copied) == text, "{name} {encoding:?}, copied");
             assert_eq!(written.config().rope_theta, model.config().rope_theta);
             assert_eq!(written.default_sampling(), model.default_sampling());
             let theirs = written.tokenizer().unwrap();

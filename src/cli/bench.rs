@@ -67,6 +67,10 @@ pub(super) struct Args {
     #[arg(long, value_enum, value_delimiter = ',', default_value = "f16")]
     kv: Vec<KvArg>,
 
+    /// Copy weights to memory that could be read where the file is mapped
+    #[arg(long)]
+    no_mmap: bool,
+
     /// The device: cpu, gpu, gpu=NUMBER, gpu=NAME, software or auto
     #[arg(long, default_value = "cpu")]
     device: Device,
@@ -195,6 +199,7 @@ fn options(args: Args) -> anyhow::Result<Options> {
         preferred_layout: tuned.as_ref().and_then(Tuned::layout),
         tuning: args.tuning.over(tuned.as_ref()),
         kvs: args.kv.into_iter().map(KvArg::kind).collect(),
+        no_mmap: args.no_mmap,
         device: args.device,
         placement: args.placement,
         tuning_file: common::tuning_file(),

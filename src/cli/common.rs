@@ -29,6 +29,11 @@ pub(super) struct ModelArgs {
     #[arg(long)]
     pin: bool,
 
+    /// Copy weights to memory that could be read where the file is mapped (files of `sterna convert`): opening takes longer,
+    /// then answers come faster
+    #[arg(long)]
+    no_mmap: bool,
+
     /// Tokens of context: prompt and answer [default: what the model was trained for, at most 8192]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     ctx: Option<u32>,
@@ -222,6 +227,7 @@ impl ModelArgs {
         Ok(OpenOptions {
             threads: self.threads.map(usize::from).or(tuned.map(|tuned| tuned.threads)),
             pin: self.pin,
+            no_mmap: self.no_mmap,
             isa: Some(isa),
             layout: self.layout.or(self.kernel.layout(isa)),
             preferred_layout: tuned.and_then(Tuned::layout),

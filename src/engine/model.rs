@@ -10,7 +10,7 @@ use super::{Engine, Error, GenerateOptions, Generation, Sampling, SequenceId, Wo
 #[cfg(feature = "gpu")]
 use crate::backend::gpu::GpuOptions;
 use crate::backend::{Device, HeadKind, KvOptions, LogitsFor, Progress};
-use crate::format::{Checkpoint, Description, Metadata};
+use crate::format::{self, Checkpoint, Description, Metadata};
 use crate::graph::planner::Workload;
 use crate::graph::{Graph, Output};
 use crate::model::{ModelConfig, build_graph};
@@ -24,6 +24,9 @@ pub struct OpenOptions {
     pub threads: Option<usize>,
     /// Keeps each thread on a core of its own.
     pub pin: bool,
+    /// Copies weights that a file has as the kernels read them to memory, instead of reading them where the file is mapped:
+    /// opening takes longer, and the pages of memory are read faster.
+    pub no_mmap: bool,
     /// Instruction set; `None` for `STERNA_ISA` or the best one.
     pub isa: Option<Isa>,
     /// Layout of the packed weights; `None` for that of the file, so that nothing is packed, or the preferred one.
@@ -71,6 +74,7 @@ impl Default for OpenOptions {
         OpenOptions {
             threads: None,
             pin: false,
+            no_mmap: false,
             isa: None,
             layout: None,
             preferred_layout: None,
@@ -143,7 +147,8 @@ impl Model {
         options: &OpenOptions,
         progress: impl FnOnce(u64) -> P,
     ) -> Result<Model, Error> {
-        let checkpoint = Arc::new(demo::open(path.as_ref())?);
+        let files = format::OpenOptions { copy: options.no_mmap, ..Default::default() };
+        let checkpoint = Arc::new(demo::open_with(path.as_ref(), files)?);
         let graph = build_graph(Arc::clone(&checkpoint))?;
         let config = graph.config();
         let (context, kv) = options.cache_of(config);

@@ -66,6 +66,8 @@ pub enum Description {
 pub struct OpenOptions {
     /// The layout of I2_S tensors.
     pub i2s_layout: I2sLayout,
+    /// Matrices that could be read where the file is mapped are copied to memory, as far as the CPU multiplies them.
+    pub copy: bool,
 }
 
 /// A checkpoint, open for reading. To share it, put it in an [`Arc`]; what it hands out does not borrow from it.

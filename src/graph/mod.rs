@@ -166,13 +166,19 @@ impl Graph {
     }
 
     /// Reads a ternary matrix and packs it to `layout`, on all cores, near to `readers`; one that the file holds in this
-    /// layout stays where it is.
+    /// layout stays where it is, or is copied if the checkpoint was opened so.
     pub fn linear(&self, spec: &LinearSpec, layout: Layout, readers: Readers<'_>) -> Result<Linear, FormatError> {
         let source = self.checkpoint.ternary(&spec.name, spec.rows, spec.cols)?;
         if spec.order == RowOrder::Natural
             && let Some(weight) = source.in_place(layout)
         {
-            return Ok(Linear { weight, scale: source.scale() });
+            let scale = source.scale();
+            if !self.checkpoint.options().copy {
+                return Ok(Linear { weight, scale });
+            }
+            let weight = weight.copied_near(readers);
+            self.checkpoint.release(&spec.name);
+            return Ok(Linear { weight, scale });
         }
         let weight = TernaryMatrix::pack_near(readers, layout, spec.rows, spec.cols, |row, out| {
             source.read_row(spec.order.source_row(row), out)

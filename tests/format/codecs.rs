@@ -213,7 +213,7 @@ fn i2_s_layouts_that_the_file_does_not_name_are_options() {
         let file = Gguf::of(vec![gguf_tensor("w", &[COLS as u64, 8], 36, &bytes)]).build();
         let folder = folder(&[("m.gguf", &file)]);
         let path = folder.path().join("m.gguf");
-        let checkpoint = Checkpoint::open_with(&path, OpenOptions { i2s_layout }).unwrap();
+        let checkpoint = Checkpoint::open_with(&path, OpenOptions { i2s_layout, ..OpenOptions::default() }).unwrap();
         assert_eq!(decode(&checkpoint.ternary("w", 8, COLS).unwrap()), ternary);
     }
 }

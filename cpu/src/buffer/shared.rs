@@ -6,8 +6,10 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use bytemuck::Pod;
+use rayon::prelude::*;
 
 use super::AlignedBuf;
+use crate::readers::Readers;
 
 /// Bytes that are read where they are and live as long as their owner, which this keeps alive. Cloning it clones a
 /// reference.
@@ -56,6 +58,20 @@ impl fmt::Debug for SharedBytes {
 pub(crate) enum Stored<T: Pod> {
     Own(AlignedBuf<T>),
     Shared(SharedBytes),
+}
+
+impl<T: Pod + Send + Sync> Stored<T> {
+    /// In memory of its own, in huge pages where the system has them, near to the threads that read its `rows` rows.
+    pub(crate) fn copied(self, near: Readers<'_>, rows: usize) -> Stored<T> {
+        /// Numbers that a thread copies at a time.
+        const RUN: usize = 1 << 20;
+        let Stored::Shared(bytes) = &self else { return self };
+        let source: &[T] = bytemuck::cast_slice(bytes);
+        let mut own = AlignedBuf::streamed(source.len());
+        near.touch(&mut own, rows);
+        own.par_chunks_mut(RUN).zip(source.par_chunks(RUN)).for_each(|(own, source)| own.copy_from_slice(source));
+        Stored::Own(own)
+    }
 }
 
 impl<T: Pod> Deref for Stored<T> {

@@ -120,6 +120,13 @@ impl Int8Rows {
         Ok(Int8Rows { rows, cols, values: Stored::Shared(values), bounds })
     }
 
+    /// The same in memory of its own, if it was made by [`Int8Rows::over`].
+    #[must_use]
+    pub fn copied(self, pool: &Pool) -> Int8Rows {
+        let near = Readers { pool, before: 0, all: self.rows };
+        Int8Rows { values: self.values.copied(near, self.rows), ..self }
+    }
+
     /// The int8 rows, each padded with zeros to a multiple of 64.
     pub fn values(&self) -> &[i8] {
         &self.values

@@ -254,6 +254,13 @@ impl TernaryMatrix {
         Ok(TernaryMatrix { layout, rows, cols, tiles: Stored::Shared(tiles) })
     }
 
+    /// The same in memory of its own, as [`TernaryMatrix::pack_near`] has it, if it was [`TernaryMatrix::over`] that of
+    /// somebody else: huge pages are read faster than those of a mapped file.
+    #[must_use]
+    pub fn copied_near(self, near: Readers<'_>) -> TernaryMatrix {
+        TernaryMatrix { tiles: self.tiles.copied(near, self.rows), ..self }
+    }
+
     /// As [`TernaryMatrix::pack`], for a matrix that [`fn@crate::linear`] multiplies in one call with others, in the
     /// memory that is nearest to the threads which will read it.
     ///
