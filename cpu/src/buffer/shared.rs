@@ -123,14 +123,17 @@ mod tests {
 
     #[test]
     fn bytes_outlive_what_made_them_and_end_with_the_last_reference() {
-        struct Owner(Vec<u8>, Arc<()>);
+        struct Owner {
+            bytes: Vec<u8>,
+            _alive: Arc<()>,
+        }
         impl AsRef<[u8]> for Owner {
             fn as_ref(&self) -> &[u8] {
-                &self.0
+                &self.bytes
             }
         }
         let alive = Arc::new(());
-        let shared = SharedBytes::new(Owner(vec![1, 2, 3], Arc::clone(&alive)));
+        let shared = SharedBytes::new(Owner { bytes: vec![1, 2, 3], _alive: Arc::clone(&alive) });
         let clone = shared.clone();
         drop(shared);
         assert_eq!((*clone).to_vec(), [1, 2, 3]);
