@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::fixture;
+use common::{fixture, tokens};
 use sterna::backend::{Logits, LogitsFor};
 use sterna::engine::{Sampler, Work};
-use sterna::{GenerateOptions, HeadKind, Isa, Model, OpenOptions, Sampling};
+use sterna::{HeadKind, Isa, Model, OpenOptions, Sampling};
 
 /// Every way to choose that needs other logits.
 fn samplings() -> Vec<(&'static str, Sampling)> {
@@ -30,19 +30,6 @@ fn samplings() -> Vec<(&'static str, Sampling)> {
 fn open(model: &str, head: HeadKind, isa: Option<Isa>, threads: usize) -> Model {
     let path = if model == "demo" { model.into() } else { fixture(model) };
     Model::open(path, &OpenOptions { head, isa, threads: Some(threads), ..OpenOptions::default() }).unwrap()
-}
-
-/// The tokens of an answer to a fixed prompt.
-fn tokens(model: &Model, sampling: &Sampling, count: usize) -> Vec<u32> {
-    let vocab = model.config().vocab_size as u32;
-    let prompt = (0..12).map(|i| (i * i * 31 + 3) % vocab).collect();
-    let options = GenerateOptions {
-        max_tokens: Some(count),
-        sampling: sampling.clone(),
-        ignore_eos: true,
-        ..GenerateOptions::default()
-    };
-    model.session().generate_tokens(prompt, options).unwrap().map(|token| token.unwrap().id).collect()
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 /// An instruction set with kernels of its own. Ordered from the slowest to the fastest within an architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,8 +56,14 @@ impl Isa {
         }
     }
 
-    /// Whether this machine can run the kernels of this instruction set.
+    /// Whether this machine can run the kernels of this instruction set. Looked up once: every kernel asks.
     pub fn is_available(self) -> bool {
+        static AVAILABLE: LazyLock<[bool; Isa::ALL.len()]> = LazyLock::new(|| Isa::ALL.map(Isa::is_present));
+        AVAILABLE[self as usize]
+    }
+
+    /// Whether this machine has the instruction set and those that it is built on.
+    fn is_present(self) -> bool {
         match self {
             Isa::Scalar => true,
             #[cfg(target_arch = "x86_64")]
@@ -64,25 +71,25 @@ impl Isa {
                 is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::AvxVnni => Isa::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
+            Isa::AvxVnni => Isa::Avx2.is_present() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bw => {
-                Isa::Avx2.is_available()
+                Isa::Avx2.is_present()
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512dq")
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => Isa::Avx512Bw.is_available() && is_x86_feature_detected!("avx512vnni"),
+            Isa::Avx512 => Isa::Avx512Bw.is_present() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Isa::Amx => Isa::Avx512.is_available() && crate::amx::is_granted(),
+            Isa::Amx => Isa::Avx512.is_present() && crate::amx::is_granted(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]
-            Isa::NeonDot => Isa::Neon.is_available() && std::arch::is_aarch64_feature_detected!("dotprod"),
+            Isa::NeonDot => Isa::Neon.is_present() && std::arch::is_aarch64_feature_detected!("dotprod"),
             #[cfg(target_arch = "aarch64")]
-            Isa::NeonI8mm => Isa::NeonDot.is_available() && std::arch::is_aarch64_feature_detected!("i8mm"),
+            Isa::NeonI8mm => Isa::NeonDot.is_present() && std::arch::is_aarch64_feature_detected!("i8mm"),
             #[allow(unreachable_patterns, reason = "the instruction sets of other architectures")]
             _ => false,
         }
@@ -144,4 +151,16 @@ pub enum IsaError {
     /// The machine lacks it.
     #[error("this CPU does not have the instruction set {0}; the best one it has is {best}", best = Isa::detect())]
     Unavailable(Isa),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_in_the_order_of_the_variants() {
+        assert!(
+            Isa::ALL.iter().enumerate().all(|(i, &isa)| isa as usize == i && isa.is_available() == isa.is_present())
+        );
+    }
 }

@@ -8,6 +8,20 @@ use std::sync::Mutex;
 
 use lzma_rust2::XzReader;
 use safetensors::SafeTensors;
+use sterna::{GenerateOptions, Model, Sampling};
+
+/// The tokens of an answer to a fixed prompt.
+pub(crate) fn tokens(model: &Model, sampling: &Sampling, count: usize) -> Vec<u32> {
+    let vocab = model.config().vocab_size as u32;
+    let prompt = (0..12).map(|i| (i * i * 31 + 3) % vocab).collect();
+    let options = GenerateOptions {
+        max_tokens: Some(count),
+        sampling: sampling.clone(),
+        ignore_eos: true,
+        ..GenerateOptions::default()
+    };
+    model.session().generate_tokens(prompt, options).unwrap().map(|token| token.unwrap().id).collect()
+}
 
 /// The path of a file of `tests/data`.
 pub(crate) fn data_path(relative: &str) -> PathBuf {

@@ -13,11 +13,11 @@ use sterna::engine::{Sampler, Work};
 use sterna::format::{Checkpoint, Encoding};
 use sterna::graph::Output;
 use sterna::model::{Gate, build_graph};
-use sterna::{Device, GenerateOptions, HeadKind, KvType, Model, OpenOptions, Sampling, synth};
+use sterna::{Device, HeadKind, KvType, Model, OpenOptions, Sampling, synth};
 use sterna_cpu::head::quantize_row;
 use sterna_cpu::{AlignedBuf, Isa};
 
-use crate::common::fixture;
+use crate::common::{fixture, tokens};
 use crate::support::{Bench, Random, benches, config, padded_rows, shape, turn, variants};
 
 /// What the numbers of a row or an input are like.
@@ -368,19 +368,6 @@ fn samplings() -> Vec<Sampling> {
         Sampling { min_p: 0.05, ..warm.clone() },
         Sampling { temperature: 0.01, min_p: 0.1, ..warm },
     ]
-}
-
-/// The tokens of an answer to a fixed prompt.
-fn tokens(model: &Model, sampling: &Sampling, count: usize) -> Vec<u32> {
-    let vocab = model.config().vocab_size as u32;
-    let prompt = (0..12).map(|i| (i * i * 31 + 3) % vocab).collect();
-    let options = GenerateOptions {
-        max_tokens: Some(count),
-        sampling: sampling.clone(),
-        ignore_eos: true,
-        ..GenerateOptions::default()
-    };
-    model.session().generate_tokens(prompt, options).unwrap().map(|token| token.unwrap().id).collect()
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What the search by intervals can be asked, and what it answers.
 
-use super::best::{SLACK, can_ask};
+use super::best::{SLACK, can_ask, keep};
 use super::kernels::{ASKED, SEGMENT, TOLD};
 use crate::backend::{Best, Candidates};
 
@@ -51,14 +51,7 @@ pub(super) fn candidates(answer: &[u32], best: &Best<'_>, out: &mut Candidates) 
     }
     let pairs = pairs.as_chunks::<2>().0[..told].iter().map(|&[id, bits]| (id, f32::from_bits(bits)));
     let also = best.also.iter().zip(also).map(|(&id, &bits)| (id, f32::from_bits(bits)));
-    let mut known: Vec<(u32, f32)> = pairs.chain(also).collect();
-    known.sort_unstable_by_key(|&(id, _)| id);
-    known.dedup_by_key(|&mut (id, _)| id);
-    out.ids.clear();
-    out.logits.clear();
-    out.ids.extend(known.iter().map(|&(id, _)| id));
-    out.logits.extend(known.iter().map(|&(_, logit)| logit));
-    out.rest = rest;
+    keep(pairs.chain(also), rest, out);
     out.mass = best.temperature.map(|temperature| {
         let weight = |logit: f32| (f64::from(logit - rest) / f64::from(temperature)).exp();
         let left = if is_cut { f64::from(float(7)) * weight(last) } else { 0.0 };

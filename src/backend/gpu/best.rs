@@ -61,14 +61,7 @@ pub(super) fn candidates(found: &[u32], vocab: usize, part: usize, best: &Best<'
         pairs.filter(|&(id, _)| id != NONE)
     };
     let also = || best.also.iter().zip(asked).map(|(&id, &bits)| (id, f32::from_bits(bits)));
-    let mut known: Vec<(u32, f32)> = all().filter(|&(_, logit)| logit >= rest).chain(also()).collect();
-    known.sort_unstable_by_key(|&(id, _)| id);
-    known.dedup_by_key(|&mut (id, _)| id);
-    out.ids.clear();
-    out.logits.clear();
-    out.ids.extend(known.iter().map(|&(id, _)| id));
-    out.logits.extend(known.iter().map(|&(_, logit)| logit));
-    out.rest = rest;
+    let known = keep(all().filter(|&(_, logit)| logit >= rest).chain(also()), rest, out);
     out.mass = best.temperature.map(|temperature| {
         let weight = |logit: f32| (f64::from(logit - rest) / f64::from(temperature)).exp();
         let is_known = |id: u32| known.binary_search_by_key(&id, |&(id, _)| id).is_ok();
@@ -85,4 +78,17 @@ pub(super) fn candidates(found: &[u32], vocab: usize, part: usize, best: &Best<'
         )
     });
     true
+}
+
+/// Puts logits into `out`, by id and each once; all others are below `rest`. Returns them too.
+pub(super) fn keep(logits: impl Iterator<Item = (u32, f32)>, rest: f32, out: &mut Candidates) -> Vec<(u32, f32)> {
+    let mut known: Vec<(u32, f32)> = logits.collect();
+    known.sort_unstable_by_key(|&(id, _)| id);
+    known.dedup_by_key(|&mut (id, _)| id);
+    out.ids.clear();
+    out.logits.clear();
+    out.ids.extend(known.iter().map(|&(id, _)| id));
+    out.logits.extend(known.iter().map(|&(_, logit)| logit));
+    out.rest = rest;
+    known
 }
