@@ -1,7 +1,8 @@
 //! Devices that fail, anywhere: the answer goes on.
 
+use std::cell::RefCell;
 use std::io::Write;
-use std::sync::Mutex;
+use std::sync::{Mutex, Once};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rand_chacha::ChaCha8Rng;
@@ -42,13 +43,17 @@ impl Fault {
     }
 }
 
-/// What was said to the user.
-#[derive(Clone, Default)]
-struct Said(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    /// What was said to the user by this thread.
+    static SAID: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Writes to [`SAID`].
+struct Said;
 
 impl Write for Said {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("no test panics here").extend_from_slice(bytes);
+        SAID.with_borrow_mut(|said| said.extend_from_slice(bytes));
         Ok(bytes.len())
     }
 
@@ -59,16 +64,17 @@ impl Write for Said {
 
 /// Runs `f`; gives the warnings too.
 fn listen<T>(f: impl FnOnce() -> T) -> (T, Vec<String>) {
-    let said = Said::default();
-    let writer = said.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::WARN)
-        .with_writer(move || writer.clone())
-        .with_ansi(false)
-        .finish();
-    let result = tracing::subscriber::with_default(subscriber, f);
-    let text = said.0.lock().expect("no test panics here").clone();
-    (result, String::from_utf8_lossy(&text).lines().map(str::to_owned).collect())
+    // One subscriber for all threads: whether a warning is wanted is decided once for each place in the code, and with a
+    // subscriber for each thread the first one to come by, which may be no listener, would decide for all.
+    static LISTENING: Once = Once::new();
+    LISTENING.call_once(|| {
+        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(|| Said);
+        tracing::subscriber::set_global_default(subscriber.with_ansi(false).finish()).expect("no other test sets one");
+        tracing::callsite::rebuild_interest_cache();
+    });
+    SAID.take();
+    let result = f();
+    (result, String::from_utf8_lossy(&SAID.take()).lines().map(str::to_owned).collect())
 }
 
 /// Placements in which the failing device has everything, some layers, prompts only, generated tokens only.
