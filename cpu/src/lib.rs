@@ -6,6 +6,7 @@
 //! Activations are quantized ([`Activations`]), multiplied with packed matrices ([`TernaryMatrix`], [`fn@linear`]) on a
 //! [`Pool`] of threads; [`norm`], [`rope`], [`mod@attention`] over the cache in [`kv`], [`activation`] and [`dense`] are
 //! what lies between the products.
+//! [`grouped`] has matrices and activations with a scale for each group of columns.
 
 pub mod activation;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -13,6 +14,7 @@ mod amx;
 pub mod attention;
 pub mod buffer;
 pub mod dense;
+pub mod grouped;
 pub mod head;
 pub mod isa;
 mod kernel;

@@ -115,6 +115,19 @@ impl Activations {
     /// Makes `tokens` rows of `cols`, in one parallel region, for products by `kernels`. `row` is given the number of a
     /// token and its int8 values to fill in; it returns their scale and their sum, as [`quantize_row`] does.
     pub fn fill(&mut self, pool: &Pool, kernels: &Kernels, tokens: usize, cols: usize, row: &FillRow<'_>) {
+        self.fill_together(pool, kernels, tokens, cols, 1, row);
+    }
+
+    /// As [`Activations::fill`], where `together` rows belong together: they are made one after the other by one thread.
+    pub(crate) fn fill_together(
+        &mut self,
+        pool: &Pool,
+        kernels: &Kernels,
+        tokens: usize,
+        cols: usize,
+        together: usize,
+        row: &FillRow<'_>,
+    ) {
         self.resize(kernels, tokens, cols);
         let (stride, prepared) = (self.stride(), self.prepared);
         let (q, scale, sum, memory) = (
@@ -127,7 +140,8 @@ impl Activations {
         let together = match prepared {
             Prepared::Panels => MAX_TOKENS,
             Prepared::Squares => SQUARE_TOKENS,
-            Prepared::Nothing | Prepared::Tables(..) => 1,
+            Prepared::Nothing => together,
+            Prepared::Tables(..) => 1,
         };
         pool.run(tokens.div_ceil(together), &|task| {
             let first = task * together;
@@ -168,19 +182,32 @@ impl Activations {
     /// # Panics
     /// If they were quantized for kernels that read another form.
     pub(crate) fn operand(&self, kernels: &Kernels, token: usize, tokens: usize) -> (Operand<'_>, usize) {
-        let rows = Operand::Rows { q: &self.q[token * self.stride()..], stride: self.stride() };
+        self.operand_from(kernels, token, tokens, 0)
+    }
+
+    /// The same without the columns before `col`, a multiple of [`SQUARE_COLS`]; of a table there are only all.
+    pub(crate) fn operand_from(
+        &self,
+        kernels: &Kernels,
+        token: usize,
+        tokens: usize,
+        col: usize,
+    ) -> (Operand<'_>, usize) {
+        let rows = Operand::Rows { q: &self.q[token * self.stride() + col..], stride: self.stride() };
         match (kernels.form(), self.prepared) {
             (Form::Panels, Prepared::Panels) => {
-                let quads = bytemuck::cast_slice(&self.memory[token * self.stride()..]);
-                (Operand::Panels { quads, stride: self.stride() / 4 }, tokens.next_multiple_of(ROUND))
+                let quads: &[Quads] = bytemuck::cast_slice(&self.memory[token * self.stride()..]);
+                let operand = Operand::Panels { quads: &quads[col / 4..], stride: self.stride() / 4 };
+                (operand, tokens.next_multiple_of(ROUND))
             }
             (Form::Squares, Prepared::Squares) => {
-                let squares = bytemuck::cast_slice(&self.memory[token * self.stride()..]);
+                let squares: &[Square] = bytemuck::cast_slice(&self.memory[token * self.stride()..]);
                 let stride = self.stride() / SQUARE_COLS;
-                (Operand::Squares { squares, stride }, tokens.next_multiple_of(SQUARE_TOKENS))
+                let operand = Operand::Squares { squares: &squares[col / SQUARE_COLS..], stride };
+                (operand, tokens.next_multiple_of(SQUARE_TOKENS))
             }
             (Form::Rows, _) | (Form::Panels | Form::Squares, Prepared::Nothing) => (rows, tokens),
-            (Form::Tables(_), Prepared::Tables(name, stride)) if name == kernels.name() => {
+            (Form::Tables(_), Prepared::Tables(name, stride)) if name == kernels.name() && col == 0 => {
                 (Operand::Tables { tables: &self.memory[token * stride..], stride }, tokens)
             }
             _ => panic!("the activations were quantized for other kernels than {}", kernels.name()),

@@ -22,8 +22,9 @@ use super::synth::EncodingArg;
   sterna convert model-folder model.gguf --head q6_k --verify
 
 The ternary weights and their scales stay what they are: the new file says the same, bit for bit,
-unless --head rounds embedding and head. tq1_0 and tq2_0 need rows of a multiple of 256, i2_s
-matrices of a multiple of 128; t16 and t16x5 take any size.")]
+unless --head rounds embedding and head. tq1_0 and tq2_0 need rows of a multiple of 256, q2_0 of 64,
+i2_s matrices of a multiple of 128; t16 and t16x5 take any size. Weights with a scale for each group
+of columns are written as t16 or q2_0.")]
 pub(super) struct Args {
     /// The model: a GGUF file or a Hugging Face folder
     source: PathBuf,
@@ -32,7 +33,7 @@ pub(super) struct Args {
     out: PathBuf,
 
     /// How the ternary weights are stored: t16 (2 bits) and t16x5 (1.6 bits) run where the file is mapped, i2_s is that of
-    /// bitnet.cpp, tq2_0 and tq1_0 those of llama.cpp
+    /// bitnet.cpp, tq2_0, tq1_0 and q2_0 those of llama.cpp
     #[arg(long, value_enum, default_value = "t16")]
     to: EncodingArg,
 

@@ -54,6 +54,8 @@ pub(super) enum EncodingArg {
     Tq1_0,
     #[value(name = "tq2_0", alias = "tq2-0")]
     Tq2_0,
+    #[value(name = "q2_0", alias = "q2-0")]
+    Q2_0,
     #[value(name = "i2_s", alias = "i2-s")]
     I2S,
 }
@@ -65,6 +67,7 @@ impl EncodingArg {
             EncodingArg::T16x5 => Encoding::T16x5,
             EncodingArg::Tq1_0 => Encoding::Tq1_0,
             EncodingArg::Tq2_0 => Encoding::Tq2_0,
+            EncodingArg::Q2_0 => Encoding::Q2_0,
             EncodingArg::I2S => Encoding::I2S,
         }
     }

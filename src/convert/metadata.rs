@@ -9,7 +9,7 @@ use crate::engine::{Error, default_sampling, load_tokenizer};
 use crate::format::metadata::{EXACT_SCALE_NAMES, EXACT_SCALES};
 use crate::format::{ALIGNMENT_KEY, Description, Encoding, FormatError, Metadata, Value};
 use crate::graph::{Graph, RowOrder};
-use crate::model::{HALF_SPLIT, LLAMA3_ROPE, Names, Part};
+use crate::model::{ACTIVATIONS, ActivationKind, HALF_SPLIT, LLAMA3_ROPE, Names, Part};
 
 /// Keys that say how the tensors of the old file were stored.
 const STORAGE: [&str; 6] =
@@ -33,7 +33,8 @@ pub(super) fn of(graph: &Graph, options: ConvertOptions) -> Result<Metadata, Err
         Encoding::Tq1_0 => Some(36),
         Encoding::Tq2_0 => Some(37),
         Encoding::I2S => Some(40),
-        Encoding::T16 | Encoding::T16x5 => None,
+        Encoding::Q2_0 => Some(41),
+        Encoding::T16 | Encoding::T16x5 | Encoding::T16Grouped(_) => None,
     };
     if let Some(file_type) = file_type {
         set("general.file_type", Value::U64(file_type));
@@ -42,6 +43,7 @@ pub(super) fn of(graph: &Graph, options: ConvertOptions) -> Result<Metadata, Err
     if architecture(graph)? == "llama" && rotary_order(graph, encoding) == RowOrder::Natural {
         set(HALF_SPLIT, Value::Bool(true));
     }
+    set(ACTIVATIONS, Value::String(graph.config().activations.name().into()));
     let (names, scales) = rounded_scales(graph, encoding)?;
     if !names.is_empty() {
         set(EXACT_SCALE_NAMES, Value::Strings(names));
@@ -54,7 +56,7 @@ pub(super) fn of(graph: &Graph, options: ConvertOptions) -> Result<Metadata, Err
 /// of it.
 fn rounded_scales(graph: &Graph, encoding: Encoding) -> Result<(Vec<String>, Vec<f32>), FormatError> {
     let (mut names, mut scales) = (Vec::new(), Vec::new());
-    if !matches!(encoding, Encoding::Tq1_0 | Encoding::Tq2_0) {
+    if !encoding.has_groups() || graph.config().activations == ActivationKind::Float {
         return Ok((names, scales));
     }
     for (layer, block) in graph.blocks().iter().enumerate() {

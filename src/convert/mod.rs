@@ -20,6 +20,7 @@ use crate::format::{
     CompleteFile, DType, DenseEncoding, DenseTensor, Encoding, FormatError, GgufWriter, Metadata, TensorPlan,
 };
 use crate::graph::{Graph, LinearSpec, RowOrder};
+use crate::model::ActivationKind;
 use plan::{DensePart, Job, Planned};
 pub use verify::{Comparison, compare};
 
@@ -48,6 +49,7 @@ impl<'a> Conversion<'a> {
     /// # Errors
     /// If a matrix does not fit the encoding, a scale cannot be told, or the metadata cannot be expressed.
     pub fn new(graph: &'a Graph, options: ConvertOptions) -> Result<Conversion<'a>, Error> {
+        let options = ConvertOptions { encoding: plan::fitting(graph, options.encoding)?, ..options };
         let tensors = plan::tensors(graph, options)?;
         let metadata = metadata::of(graph, options)?;
         Ok(Conversion {
@@ -86,11 +88,17 @@ impl<'a> Conversion<'a> {
     ) -> Result<CompleteFile, Error> {
         let plans: Vec<TensorPlan> = self.tensors.iter().map(|tensor| tensor.plan.clone()).collect();
         let mut writer = GgufWriter::create(path, &self.metadata, &plans, overwrite)?;
+        let graph = self.graph;
         for Planned { job, .. } in &self.tensors {
             match job {
                 Job::Floats(values) => writer.write(bytemuck::cast_slice(values))?,
                 Job::Norm { name, len } => writer.write(bytemuck::cast_slice(&self.graph.norm(name, *len)?))?,
+                Job::Ternary { spec, order } if graph.config().activations == ActivationKind::Float => {
+                    self.grouped(&mut writer, spec, *order, progress)?;
+                }
                 Job::Ternary { spec, order } => self.ternary(&mut writer, spec, *order, progress)?,
+                Job::Dequantized { name } => self.dequantized(&mut writer, name, progress)?,
+                Job::Copy { name } => writer.write(&graph.checkpoint().data(name)?)?,
                 Job::Dense { name, part } => self.dense(&mut writer, name, *part, progress)?,
             }
         }
@@ -126,6 +134,76 @@ impl<'a> Conversion<'a> {
         writer.write(&tail)?;
         self.graph.checkpoint().release(&spec.name);
         Ok(())
+    }
+
+    /// The rows of a ternary matrix with scales of groups, in `order`.
+    fn grouped(
+        &self,
+        writer: &mut GgufWriter,
+        spec: &LinearSpec,
+        order: RowOrder,
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<(), FormatError> {
+        let source = self.graph.checkpoint().grouped_ternary(&spec.name, spec.rows, spec.cols)?;
+        let (encoding, cols) = (self.options.encoding, spec.cols);
+        // `plan::fitting` leaves encodings that have groups.
+        let group = encoding.group().unwrap_or(cols);
+        let pieces = cols.div_ceil(group);
+        let part = |part: usize| {
+            let first = part * Encoding::ROWS;
+            let rows = Encoding::ROWS.min(spec.rows - first);
+            let (mut weights, mut scales) = (vec![0i8; rows * cols], vec![0.0; rows * pieces]);
+            let out = weights.chunks_exact_mut(cols).zip(scales.chunks_exact_mut(pieces));
+            for (row, (values, scales)) in (first..).zip(out) {
+                source.read_row(spec.order.source_row(order.kernel_row(row)), group, values, scales)?;
+            }
+            let mut bytes = Vec::with_capacity(rows * cols / 3);
+            encoding.encode_grouped(&weights, cols, &scales, &mut bytes);
+            Ok(bytes)
+        };
+        writer.write_parts(spec.rows.div_ceil(Encoding::ROWS), part, progress)?;
+        self.graph.checkpoint().release(&spec.name);
+        Ok(())
+    }
+
+    /// The rows of a ternary embedding or head, in the encoding that was asked for.
+    fn dequantized(
+        &self,
+        writer: &mut GgufWriter,
+        name: &str,
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<(), FormatError> {
+        let config = self.graph.config();
+        let source = self.graph.checkpoint().grouped_ternary(name, config.vocab_size, config.hidden_size)?;
+        // Only with an encoding there is such a job.
+        let encoding = self.options.head.unwrap_or(DenseEncoding::F16);
+        let group = source.group();
+        let part = |row: usize| {
+            let (mut values, mut scales) = (vec![0; source.cols()], vec![0.0; source.cols().div_ceil(group)]);
+            source.read_row(row, group, &mut values, &mut scales)?;
+            let of_groups = values.chunks(group).zip(&scales);
+            let numbers: Vec<f32> =
+                of_groups.flat_map(|(values, &scale)| values.iter().map(move |&v| f32::from(v) * scale)).collect();
+            self.encode_row(name, row, encoding, &numbers)
+        };
+        writer.write_parts(source.rows(), part, progress)
+    }
+
+    /// A row of a dense matrix in an encoding.
+    fn encode_row(
+        &self,
+        name: &str,
+        row: usize,
+        encoding: DenseEncoding,
+        numbers: &[f32],
+    ) -> Result<Vec<u8>, FormatError> {
+        let mut bytes = Vec::new();
+        encoding.encode(numbers, &mut bytes).map_err(|column| {
+            let reason =
+                format!("{} in row {row}, column {column}, is no number of {}", numbers[column], encoding.dtype());
+            FormatError::header(self.graph.checkpoint().path(), format_args!("tensor `{name}`"), reason)
+        })?;
+        Ok(bytes)
     }
 
     /// The rows of a matrix that is not ternary, or what an int8 copy has of them.
@@ -170,11 +248,7 @@ impl<'a> Conversion<'a> {
         let (mut numbers, mut bytes) = (vec![0.0; source.cols], Vec::new());
         for row in rows {
             dequantize_row(self.isa, source.ty, source.row(row), &mut numbers);
-            encoding.encode(&numbers, &mut bytes).map_err(|column| {
-                let reason =
-                    format!("{} in row {row}, column {column}, is no number of {}", numbers[column], encoding.dtype());
-                FormatError::header(self.graph.checkpoint().path(), format_args!("tensor `{name}`"), reason)
-            })?;
+            bytes.extend(self.encode_row(name, row, encoding, &numbers)?);
         }
         Ok((ty, bytes))
     }

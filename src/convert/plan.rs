@@ -1,13 +1,14 @@
 //! The tensors of the new file and what each is made of.
 
+use sterna_cpu::grouped::ScaleType;
 use sterna_cpu::head::Int8Rows;
 use sterna_cpu::rope::{Rope, RopeScaling};
 
 use super::{ConvertOptions, dense_dtype};
 use crate::engine::Error;
-use crate::format::{DType, DenseTensor, Description, Encoding, FormatError, TensorPlan};
-use crate::graph::{Graph, HEAD_BOUNDS, HEAD_VALUES, LinearSpec, RowOrder};
-use crate::model::{Names, Part};
+use crate::format::{DType, DenseTensor, Description, Encoding, FormatError, Group, TensorPlan};
+use crate::graph::{BlockSpec, Graph, GroupedLinear, HEAD_BOUNDS, HEAD_VALUES, LinearSpec, RowOrder};
+use crate::model::{ActivationKind, Names, Part};
 
 /// A tensor of the new file.
 #[derive(Debug)]
@@ -27,6 +28,10 @@ pub(super) enum Job {
     Ternary { spec: LinearSpec, order: RowOrder },
     /// A matrix of the source that is not ternary, or a part of an int8 copy of it.
     Dense { name: String, part: DensePart },
+    /// A ternary embedding or head as numbers.
+    Dequantized { name: String },
+    /// The bytes of the source.
+    Copy { name: String },
 }
 
 /// What is wanted of a matrix that is not ternary.
@@ -44,11 +49,39 @@ pub(super) enum DensePart {
 pub(super) fn rotary_order(graph: &Graph, encoding: Encoding) -> RowOrder {
     match architecture(graph) {
         // The kernels' own layouts are for the kernels; other programs expect pairs of neighbours.
-        Ok("llama") if encoding.dtype().layout().is_none() => {
-            RowOrder::InterleavedHeads { head_dim: graph.config().head_dim }
-        }
+        Ok("llama") if !encoding.is_own() => RowOrder::InterleavedHeads { head_dim: graph.config().head_dim },
         _ => RowOrder::Natural,
     }
+}
+
+/// The encoding that is meant by `encoding`: of weights with scales of groups, `t16` is the grouped one.
+///
+/// # Errors
+/// If there are scales that it cannot hold.
+pub(super) fn fitting(graph: &Graph, encoding: Encoding) -> Result<Encoding, FormatError> {
+    if graph.config().activations == ActivationKind::Int8 {
+        return Ok(encoding);
+    }
+    let mut group = Graph::MAX_GROUP;
+    for spec in graph.blocks().iter().flat_map(BlockSpec::linears) {
+        let opened = graph.open_grouped(&[spec])?;
+        let Some(GroupedLinear { tensor, .. }) = opened.first() else { continue };
+        group = group.min(tensor.group());
+        let own = tensor.group();
+        let holds = encoding == Encoding::T16 || encoding.group().is_some_and(|group| own.is_multiple_of(group));
+        if !holds || tensor.scale_type() != ScaleType::F16 {
+            let what =
+                if holds { "scales beyond half precision".into() } else { format!("a scale for each {own} columns") };
+            let dtype = encoding.dtype();
+            let reason = format!("it has {what}, which {dtype} cannot hold; choose t16 or q2_0, whose scales are f16");
+            return Err(FormatError::header(graph.checkpoint().path(), format_args!("tensor `{}`", spec.name), reason));
+        }
+    }
+    Ok(match encoding {
+        Encoding::T16 if group < Group::G128.cols() => Encoding::T16Grouped(Group::G64),
+        Encoding::T16 => Encoding::T16Grouped(Group::G128),
+        other => other,
+    })
 }
 
 /// What GGUF calls the architecture.
@@ -89,7 +122,14 @@ pub(super) fn tensors(graph: &Graph, options: ConvertOptions) -> Result<Vec<Plan
         }
         Ok(dtype)
     };
-    let whole = |name: &str| Job::Dense { name: name.into(), part: DensePart::Rows };
+    let whole = |name: &str| {
+        let is_ternary = graph.checkpoint().tensor(name).is_some_and(|tensor| tensor.dtype.is_ternary_blocks());
+        match (is_ternary, options.head) {
+            (false, _) => Job::Dense { name: name.into(), part: DensePart::Rows },
+            (true, None) => Job::Copy { name: name.into() },
+            (true, Some(_)) => Job::Dequantized { name: name.into() },
+        }
+    };
     let embed = graph.embedding_name();
     add(names.embed().into(), dense(embed)?, vec![vocab, hidden], whole(embed));
     for (layer, block) in graph.blocks().iter().enumerate() {
@@ -127,8 +167,9 @@ pub(super) fn tensors(graph: &Graph, options: ConvertOptions) -> Result<Vec<Plan
     if !graph.is_tied() {
         add("output.weight".into(), dense(head)?, vec![vocab, hidden], whole(head));
     }
-    let has_copy = DenseTensor::number_type(dense_dtype(graph, options, head)).is_some_and(Int8Rows::suits);
-    if options.encoding.dtype().layout().is_some() && has_copy {
+    let has_copy = DenseTensor::number_type(dense_dtype(graph, options, head)).is_some_and(Int8Rows::suits)
+        && matches!(whole(head), Job::Dense { .. });
+    if options.encoding.is_own() && has_copy {
         add(
             HEAD_VALUES.into(),
             DType::I8,

@@ -12,7 +12,7 @@ use super::dtype::DType;
 use super::floats::Float;
 use super::hf_packed::quant_method;
 use super::storage::TensorData;
-use super::ternary::{Decoded, InvalidCode, RowDecoder, Site};
+use super::ternary::{Decoded, InvalidCode, RowDecoder, Scales, Site};
 
 /// Floats converted at a time.
 const RUN: usize = 512;
@@ -55,7 +55,7 @@ pub(super) fn open(site: &Site, data: TensorData, float: Float) -> Result<Decode
     let count = elements.unwrap_or(0).max(1) as f64;
     let mean = ((sums.iter().sum::<f64>() / count) as f32).max(1e-5);
     let inverse = 1.0 / mean;
-    Ok((Box::new(Absmean { data, float, inverse }), 1.0 / inverse))
+    Ok((Box::new(Absmean { data, float, inverse }), Scales::One(1.0 / inverse)))
 }
 
 /// The sum of |w| over `bytes`.

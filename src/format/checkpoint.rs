@@ -12,6 +12,7 @@ use sterna_cpu::{SharedBytes, SharedError};
 use super::dense::DenseTensor;
 use super::dtype::DType;
 use super::floats::Float;
+use super::grouped::GroupedTensor;
 use super::i2_s::I2sLayout;
 use super::metadata::Metadata;
 use super::storage::{Storage, TensorData};
@@ -349,6 +350,15 @@ impl Checkpoint {
     /// it has several scales, or if it is not ternary.
     pub fn ternary(&self, name: &str, rows: usize, cols: usize) -> Result<TernaryTensor, FormatError> {
         ternary::open(self, self.require(name)?, rows, cols)
+    }
+
+    /// A ternary matrix of `rows` (output features) × `cols` (input features) whose scales may belong to groups of columns.
+    /// One with a single scale is a matrix of equal groups.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::ternary`], but for several scales.
+    pub fn grouped_ternary(&self, name: &str, rows: usize, cols: usize) -> Result<GroupedTensor, FormatError> {
+        ternary::open_grouped(self, self.require(name)?, rows, cols)
     }
 
     /// The path of the file that holds `info`.

@@ -1,13 +1,14 @@
-//! Matrices of floats whose values are -s, 0 and s for one s: what converters write where a row does not divide into
-//! blocks of a ternary type, and how some ternary models are published.
+//! Matrices of floats whose values are -s, 0 and s, for one s or one for each group of columns: what converters write where
+//! a row does not divide into blocks of a ternary type, and how some ternary models are published.
 
 use rayon::prelude::*;
+use sterna_cpu::grouped::ScaleType;
 
 use super::FormatError;
-use super::dtype::DType;
 use super::floats::Float;
+use super::grouped::Groups;
 use super::storage::TensorData;
-use super::ternary::{Decoded, InvalidCode, RowDecoder, Site};
+use super::ternary::{Decoded, InvalidCode, RowDecoder, Scales, Site};
 
 /// The decoder. All values have been checked.
 struct DenseTernary {
@@ -17,15 +18,14 @@ struct DenseTernary {
 
 /// Opens a matrix of floats and checks all of its values.
 pub(super) fn open(site: &Site, data: TensorData, float: Float) -> Result<Decoded, FormatError> {
-    let (dtype, first) = match float {
-        Float::F32 => (DType::F32, first_not_zero::<4>(&data)),
-        Float::F16 => (DType::F16, first_not_zero::<2>(&data)),
-        Float::Bf16 => (DType::Bf16, first_not_zero::<2>(&data)),
-    };
     let length = site.elements().and_then(|elements| elements.checked_mul(float.width()));
-    site.check_length(dtype, &data, length)?;
+    site.check_length(float.dtype(), &data, length)?;
+    let first = match float {
+        Float::F32 => first_not_zero::<4>(&data),
+        Float::F16 | Float::Bf16 => first_not_zero::<2>(&data),
+    };
     let Some(first) = first else {
-        return Ok((Box::new(DenseTernary { data, float }), 1.0));
+        return Ok((Box::new(DenseTernary { data, float }), Scales::One(1.0)));
     };
     let scale = site.check_scale(float.get(&data, first).abs())?;
     let offending = match float {
@@ -33,7 +33,7 @@ pub(super) fn open(site: &Site, data: TensorData, float: Float) -> Result<Decode
         Float::F16 | Float::Bf16 => first_other::<2>(&data, first),
     };
     match offending {
-        None => Ok((Box::new(DenseTernary { data, float }), scale)),
+        None => Ok((Box::new(DenseTernary { data, float }), Scales::One(scale))),
         Some(index) => Err(FormatError::NotTernary {
             file: site.file.to_path_buf(),
             tensor: site.name.to_string(),
@@ -43,6 +43,48 @@ pub(super) fn open(site: &Site, data: TensorData, float: Float) -> Result<Decode
             scale,
         }),
     }
+}
+
+/// Columns of groups that are looked for, the largest first.
+const GROUPS: [usize; 4] = [512, 256, 128, 64];
+
+/// Opens a matrix of floats with a scale for each group of columns, the largest groups that fit, and checks all of its
+/// values.
+pub(super) fn open_grouped(site: &Site, data: TensorData, float: Float) -> Result<Decoded, FormatError> {
+    let length = site.elements().and_then(|elements| elements.checked_mul(float.width()));
+    site.check_length(float.dtype(), &data, length)?;
+    let width = site.cols;
+    let magnitudes = move |data: &[u8], row: usize| {
+        let mut values = vec![0.0; width];
+        float.to_f32(&data[row * width * float.width()..], &mut values);
+        values.iter_mut().for_each(|value| *value = value.abs());
+        values
+    };
+    let scale_of = |values: &[f32]| values.iter().copied().find(|&value| value != 0.0);
+    let mut offending = None;
+    for cols in GROUPS {
+        offending = (0..site.rows).into_par_iter().find_map_first(|row| {
+            magnitudes(&data, row).chunks(cols).enumerate().find_map(|(group, values)| {
+                let scale = scale_of(values)?;
+                // What is not a number is no scale, and differs from every other.
+                let other = values.iter().position(|&v| v != 0.0 && !(v == scale && scale.is_finite()))?;
+                Some((row, group * cols + other, values[other], scale))
+            })
+        });
+        if offending.is_none() {
+            let kind = if float == Float::F16 { ScaleType::F16 } else { ScaleType::F32 };
+            let values = data.clone();
+            let groups = Groups::new(cols, kind, move |row, out| {
+                for (values, out) in magnitudes(&values, row).chunks(cols).zip(out) {
+                    *out = scale_of(values).unwrap_or(0.0);
+                }
+            });
+            return Ok((Box::new(DenseTernary { data, float }), Scales::Groups(groups)));
+        }
+    }
+    let (row, column, value, scale) = offending.unwrap_or_default();
+    let (file, tensor) = (site.file.to_path_buf(), site.name.to_string());
+    Err(FormatError::NotTernary { file, tensor, row, column, value, scale })
 }
 
 /// The bits of a little-endian float without its sign.

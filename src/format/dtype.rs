@@ -14,6 +14,28 @@ pub(super) const TILES_TAIL: u64 = 64;
 /// GGUF type numbers of Sterna's own: `ST` in the upper half, the columns of a tile in the lower.
 const GGUF_T16: u32 = 0x5354_0010;
 const GGUF_T16X5: u32 = 0x5354_0014;
+/// With scales of groups: their columns in the third byte.
+const GGUF_T16_G64: u32 = 0x5354_4010;
+const GGUF_T16_G128: u32 = 0x5354_8010;
+
+/// Columns that share a scale in a tensor of Sterna's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Group {
+    /// 64 columns.
+    G64,
+    /// 128 columns.
+    G128,
+}
+
+impl Group {
+    /// The number of columns.
+    pub const fn cols(self) -> usize {
+        match self {
+            Group::G64 => 64,
+            Group::G128 => 128,
+        }
+    }
+}
 
 /// How the elements of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,12 +71,20 @@ pub enum DType {
     Tq1_0,
     /// GGUF TQ2_0: ternary, 256 values in 66 bytes.
     Tq2_0,
+    /// GGUF Q2_0: ternary, 64 values in 18 bytes.
+    Q2_0,
+    /// GGUF PQ2_0, and Q2_0 of PrismML's first files: ternary, 128 values in 34 bytes.
+    Pq2_0,
+    /// GGUF PTQ1_0: ternary, 128 values in 28 bytes.
+    Ptq1_0,
     /// I2_S of bitnet.cpp: ternary, 2 bits, one `f32` scale for the tensor.
     I2S,
     /// Sterna's own: ternary, 2 bits, in the tiles that the kernels read, one `f32` scale for the tensor.
     T16,
     /// Sterna's own: ternary, 1.6 bits, likewise.
     T16x5,
+    /// Sterna's own: ternary, 2 bits, in the blocks that the kernels read, with an `f16` scale for each group of columns.
+    T16Grouped(Group),
     /// A GGUF type, by its number, that is listed but cannot be used.
     Unknown(u32),
     /// A safetensors type, by its name, that is listed but cannot be used.
@@ -84,11 +114,8 @@ const GGUF_NAMES: &[(u32, &str)] = &[
     (39, "MXFP4 or TL2"),
     (40, "NVFP4"),
     (41, "Q1_0"),
-    (42, "Q2_0"),
     (134, "IQ1_BN"),
     (135, "IQ2_BN"),
-    (142, "PQ2_0"),
-    (143, "PTQ1_0"),
 ];
 
 /// Names of safetensors types that are not read.
@@ -127,15 +154,20 @@ impl DType {
             34 => DType::Tq1_0,
             35 => DType::Tq2_0,
             36 => DType::I2S,
+            42 => DType::Q2_0,
+            142 => DType::Pq2_0,
+            143 => DType::Ptq1_0,
             GGUF_T16 => DType::T16,
             GGUF_T16X5 => DType::T16x5,
+            GGUF_T16_G64 => DType::T16Grouped(Group::G64),
+            GGUF_T16_G128 => DType::T16Grouped(Group::G128),
             other => DType::Unknown(other),
         }
     }
 
     /// The GGUF type number, for the types that can be written.
     pub(super) fn gguf_id(self) -> Option<u32> {
-        (0..64).chain([GGUF_T16, GGUF_T16X5]).find(|&id| DType::from_gguf(id) == self)
+        (0..256).chain([GGUF_T16, GGUF_T16X5, GGUF_T16_G64, GGUF_T16_G128]).find(|&id| DType::from_gguf(id) == self)
     }
 
     /// The type of a safetensors type name, or `None` for a name that the format does not define.
@@ -163,6 +195,12 @@ impl DType {
         }
     }
 
+    /// Whether a type holds -1, 0 and 1 with a scale for each block.
+    pub fn is_ternary_blocks(self) -> bool {
+        use DType::{Pq2_0, Ptq1_0, Q2_0, T16Grouped, Tq1_0, Tq2_0};
+        matches!(self, Tq1_0 | Tq2_0 | Q2_0 | Pq2_0 | Ptq1_0 | T16Grouped(_))
+    }
+
     /// The name, as the file formats write it; for an unknown GGUF type its number and, if known, its name.
     pub fn name(self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
@@ -181,9 +219,14 @@ impl DType {
             DType::Q6K => "Q6_K",
             DType::Tq1_0 => "TQ1_0",
             DType::Tq2_0 => "TQ2_0",
+            DType::Q2_0 => "Q2_0",
+            DType::Pq2_0 => "PQ2_0",
+            DType::Ptq1_0 => "PTQ1_0",
             DType::I2S => "I2_S",
             DType::T16 => "T16",
             DType::T16x5 => "T16x5",
+            DType::T16Grouped(Group::G64) => "T16 g64",
+            DType::T16Grouped(Group::G128) => "T16 g128",
             DType::Other(name) => name,
             DType::Unknown(id) => {
                 return Cow::Owned(match GGUF_NAMES.iter().find(|(known, _)| *known == id) {
@@ -207,7 +250,12 @@ impl DType {
             DType::Q6K => (256, 210),
             DType::Tq1_0 => (256, 54),
             DType::Tq2_0 => (256, 66),
-            DType::I2S | DType::T16 | DType::T16x5 | DType::Unknown(_) | DType::Other(_) => return None,
+            DType::Q2_0 => (64, 18),
+            DType::Pq2_0 => (128, 34),
+            DType::Ptq1_0 => (128, 28),
+            DType::I2S | DType::T16 | DType::T16x5 | DType::T16Grouped(_) | DType::Unknown(_) | DType::Other(_) => {
+                return None;
+            }
         })
     }
 
@@ -216,6 +264,11 @@ impl DType {
     pub(super) fn bytes(self, elements: u64, columns: u64) -> Option<u64> {
         if self == DType::I2S {
             return if elements.is_multiple_of(4) { (elements / 4).checked_add(I2S_TAIL) } else { None };
+        }
+        if let DType::T16Grouped(group) = self {
+            // 128 rows of a group: two bits for each value, two bytes for each scale.
+            let (rows, group) = (elements.checked_div(columns)?, group.cols() as u64);
+            return rows.div_ceil(128).checked_mul(columns.div_ceil(group))?.checked_mul(128 * (group / 4 + 2));
         }
         if let Some(layout) = self.layout() {
             let (rows, tile) = (elements.checked_div(columns)?, layout.tile_cols() as u64);

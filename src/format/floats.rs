@@ -24,6 +24,15 @@ impl Float {
         }
     }
 
+    /// Its name as a type of tensors.
+    pub(super) fn dtype(self) -> DType {
+        match self {
+            Float::F32 => DType::F32,
+            Float::F16 => DType::F16,
+            Float::Bf16 => DType::Bf16,
+        }
+    }
+
     /// Bytes of one float.
     pub(super) fn width(self) -> usize {
         match self {

@@ -121,6 +121,14 @@ fn place(
         let room = next.unwrap_or(file_len).saturating_sub(tensor.offset);
         match tensor.dtype {
             DType::Unknown(_) => tensor.nbytes = room,
+            // PrismML's first files have blocks of 128 under this number, which take less room.
+            DType::Q2_0 if room < tensor.nbytes => {
+                let elements = tensor.shape.iter().map(|&dimension| dimension as u64).product();
+                let columns = tensor.shape.last().map_or(1, |&columns| columns as u64);
+                if let Some(nbytes) = DType::Pq2_0.bytes(elements, columns).filter(|&nbytes| nbytes <= room) {
+                    (tensor.dtype, tensor.nbytes) = (DType::Pq2_0, nbytes);
+                }
+            }
             // Nothing but its length tells the variants of this type apart: `TernaryTensor` refuses another length.
             DType::I2S if next.is_some() && room >= tensor.nbytes.saturating_add(alignment) => tensor.nbytes = room,
             _ => {}

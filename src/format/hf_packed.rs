@@ -11,7 +11,7 @@ use super::FormatError;
 use super::checkpoint::{Checkpoint, TensorInfo};
 use super::dtype::DType;
 use super::storage::TensorData;
-use super::ternary::{Decoded, InvalidCode, RowDecoder, Site};
+use super::ternary::{Decoded, InvalidCode, RowDecoder, Scales, Site};
 
 /// The decoder.
 struct HfPacked {
@@ -63,7 +63,7 @@ pub(super) fn open(
     let linear_class = config.get("quantization_config").and_then(|quantization| quantization.get("linear_class"));
     let multiplies = linear_class.and_then(Value::as_str) == Some("autobitlinear");
     let scale = if multiplies { weight_scale } else { 1.0 / weight_scale };
-    Ok((Box::new(HfPacked { data, packed_rows }), scale))
+    Ok((Box::new(HfPacked { data, packed_rows }), Scales::One(scale)))
 }
 
 impl RowDecoder for HfPacked {

@@ -8,7 +8,7 @@ use super::FormatError;
 use super::dtype::{DType, I2S_TAIL};
 use super::hf_packed::decode_field;
 use super::storage::TensorData;
-use super::ternary::{Decoded, InvalidCode, RowDecoder, Site, invalid_codes};
+use super::ternary::{Decoded, InvalidCode, RowDecoder, Scales, Site, invalid_codes};
 
 /// The order of weights in I2_S tensors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub(super) fn open(site: &Site, data: TensorData, layout: I2sLayout) -> Result<D
     // The length has just been checked, so the tail is there.
     let (tail, _) = data[data.len() - I2S_TAIL as usize..].as_chunks::<4>();
     let scale = site.check_scale(f32::from_le_bytes(tail[0]))?;
-    Ok((Box::new(I2s { data, layout }), scale))
+    Ok((Box::new(I2s { data, layout }), Scales::One(scale)))
 }
 
 impl RowDecoder for I2s {

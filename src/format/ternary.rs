@@ -4,14 +4,15 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rayon::prelude::*;
+use sterna_cpu::grouped::GroupedMatrix;
 use sterna_cpu::{Layout, TernaryMatrix};
 
 use super::checkpoint::{Checkpoint, Description, TensorInfo};
 use super::dtype::DType;
 use super::floats::Float;
+use super::grouped::{GroupedTensor, Groups};
 use super::storage::TensorData;
-use super::{FormatError, absmean, dense_ternary, hf_packed, i2_s, metadata, tiles, tq1_0, tq2_0};
+use super::{FormatError, absmean, dense_ternary, grouped_tiles, hf_packed, i2_s, metadata, q2_0, tiles, tq1_0, tq2_0};
 
 /// A ternary matrix `W = t · scale` with `t` in {-1, 0, 1}, still encoded. It keeps the checkpoint's bytes alive and
 /// can be read from many threads.
@@ -48,23 +49,33 @@ impl TernaryTensor {
     /// # Errors
     /// If there is no such row, if `out` does not have the length of a row, or if the row holds an invalid code.
     pub fn read_row(&self, row: usize, out: &mut [i8]) -> Result<(), FormatError> {
-        let Site { file, name, rows, cols } = &self.site;
-        if row >= *rows || out.len() != *cols {
-            return Err(FormatError::Row {
-                file: file.to_path_buf(),
-                tensor: name.to_string(),
-                row,
-                length: out.len(),
-                rows: *rows,
-                columns: *cols,
-            });
-        }
-        self.decoder.decode(row, out).map_err(|InvalidCode| FormatError::Code {
+        read_values(&self.site, &*self.decoder, row, out)
+    }
+}
+
+/// Decodes row `row` of a matrix to -1, 0, 1.
+pub(super) fn read_values(
+    site: &Site,
+    decoder: &dyn RowDecoder,
+    row: usize,
+    out: &mut [i8],
+) -> Result<(), FormatError> {
+    let Site { file, name, rows, cols } = site;
+    if row >= *rows || out.len() != *cols {
+        return Err(FormatError::Row {
             file: file.to_path_buf(),
             tensor: name.to_string(),
             row,
-        })
+            length: out.len(),
+            rows: *rows,
+            columns: *cols,
+        });
     }
+    decoder.decode(row, out).map_err(|InvalidCode| FormatError::Code {
+        file: file.to_path_buf(),
+        tensor: name.to_string(),
+        row,
+    })
 }
 
 impl TernaryTensor {
@@ -90,6 +101,11 @@ pub(super) trait RowDecoder: Send + Sync {
 
     /// The matrix where it is, if it lies there as the kernels for `layout` read it.
     fn in_place(&self, _layout: Layout, _rows: usize, _cols: usize) -> Option<TernaryMatrix> {
+        None
+    }
+
+    /// The matrix where it is, if it lies there as the kernels for groups of `group` columns read it.
+    fn grouped_in_place(&self, _group: usize, _rows: usize, _cols: usize) -> Option<GroupedMatrix> {
         None
     }
 }
@@ -119,6 +135,10 @@ pub(super) struct Site {
 }
 
 impl Site {
+    fn new(checkpoint: &Checkpoint, info: &TensorInfo, rows: usize, cols: usize) -> Site {
+        Site { file: Arc::clone(checkpoint.file_of(info)), name: info.name.as_str().into(), rows, cols }
+    }
+
     /// The number of elements; `None` on overflow.
     pub(super) fn elements(&self) -> Option<usize> {
         self.rows.checked_mul(self.cols)
@@ -145,32 +165,6 @@ impl Site {
         }
         Err(FormatError::Scale { file: self.file.to_path_buf(), tensor: self.name.to_string(), value })
     }
-
-    /// The one scale of a matrix in blocks of `BLOCK_BYTES` that each end in an `f16` scale; blocks of zeros may have
-    /// the scale zero. `data` has been checked to be `rows` whole rows of blocks.
-    pub(super) fn block_scale<const BLOCK_BYTES: usize>(&self, data: &[u8]) -> Result<f32, FormatError> {
-        /// Blocks that one task looks at.
-        const RUN: usize = 4096;
-        let blocks = data.as_chunks::<BLOCK_BYTES>().0;
-        let Some(first) = blocks.iter().map(block_scale_bits).find(|&bits| !is_zero(bits)) else {
-            return Ok(1.0);
-        };
-        let other = blocks.par_chunks(RUN).enumerate().find_map_first(|(run, blocks)| {
-            let differs = |bits: u16| bits != first && !is_zero(bits);
-            let index = blocks.iter().map(block_scale_bits).position(differs)?;
-            Some((run * RUN + index, block_scale_bits(&blocks[index])))
-        });
-        match other {
-            None => self.check_scale(scale_from_bits(first)),
-            Some((index, bits)) => Err(FormatError::GroupScales {
-                file: self.file.to_path_buf(),
-                tensor: self.name.to_string(),
-                first: scale_from_bits(first),
-                other: scale_from_bits(bits),
-                row: index / (blocks.len() / self.rows),
-            }),
-        }
-    }
 }
 
 /// The `f16` at the end of a block, as bits.
@@ -183,58 +177,97 @@ pub(super) fn is_zero(bits: u16) -> bool {
     bits & 0x7fff == 0
 }
 
-fn scale_from_bits(bits: u16) -> f32 {
-    half::f16::from_bits(bits).to_f32()
+/// What the values are to be multiplied with.
+pub(super) enum Scales {
+    /// All with the same number.
+    One(f32),
+    /// Those of a row and group of columns with one number.
+    Groups(Groups),
 }
 
-/// A decoder and its scale.
-pub(super) type Decoded = (Box<dyn RowDecoder>, f32);
+/// A decoder and its scales.
+pub(super) type Decoded = (Box<dyn RowDecoder>, Scales);
 
-/// The ternary matrix `info` of `rows` × `cols`.
+/// The ternary matrix `info` of `rows` × `cols`, which has one scale.
 pub(super) fn open(
     checkpoint: &Checkpoint,
     info: &TensorInfo,
     rows: usize,
     cols: usize,
 ) -> Result<TernaryTensor, FormatError> {
-    let site = Site { file: Arc::clone(checkpoint.file_of(info)), name: info.name.as_str().into(), rows, cols };
+    let site = Site::new(checkpoint, info, rows, cols);
+    let (decoder, scales) = decoded(&site, checkpoint, info, false)?;
+    let scale = match scales {
+        Scales::One(scale) => scale,
+        Scales::Groups(groups) => groups.single(&site)?,
+    };
+    let scale = match checkpoint.description() {
+        Description::Gguf { metadata, .. } => metadata::exact_scale(metadata, &info.name, scale),
+        Description::HuggingFace { .. } => scale,
+    };
+    let scale = site.check_scale(scale * factor(&site, checkpoint, info)?)?;
+    Ok(TernaryTensor { site, scale, decoder })
+}
+
+/// The ternary matrix `info` of `rows` × `cols`, which may have a scale for each group of columns.
+pub(super) fn open_grouped(
+    checkpoint: &Checkpoint,
+    info: &TensorInfo,
+    rows: usize,
+    cols: usize,
+) -> Result<GroupedTensor, FormatError> {
+    let site = Site::new(checkpoint, info, rows, cols);
+    let (decoder, scales) = decoded(&site, checkpoint, info, true)?;
+    let groups = match scales {
+        Scales::One(scale) => Groups::one(site.check_scale(scale)?),
+        Scales::Groups(groups) => groups,
+    };
+    let factor = factor(&site, checkpoint, info)?;
+    Ok(GroupedTensor::new(site, decoder, groups, factor, checkpoint.options().copy))
+}
+
+/// The decoder of `info` and the scales that its encoding holds. Floats may have `grouped` scales if that is asked for.
+fn decoded(site: &Site, checkpoint: &Checkpoint, info: &TensorInfo, grouped: bool) -> Result<Decoded, FormatError> {
     let data = match info.dtype {
         // The packed matrix has its own shape, which `hf_packed` checks.
         DType::U8 => None,
         _ => {
-            checkpoint.require_shape(info, &[rows, cols])?;
+            checkpoint.require_shape(info, &[site.rows, site.cols])?;
             Some(checkpoint.data_of(info)?)
         }
     };
-    let (decoder, scale) = match (&checkpoint.description(), info.dtype, data) {
-        (Description::HuggingFace { config }, DType::U8, None) => hf_packed::open(&site, checkpoint, info, config)?,
+    match (&checkpoint.description(), info.dtype, data) {
+        (Description::HuggingFace { config }, DType::U8, None) => hf_packed::open(site, checkpoint, info, config),
         (Description::HuggingFace { config }, dtype, Some(data)) => match Float::of(dtype) {
-            Some(float) => from_floats(&site, checkpoint, info, config, float, data)?,
-            None => return Err(unusable(checkpoint, info)),
+            Some(float) => from_floats(site, checkpoint, info, config, float, data, grouped),
+            None => Err(unusable(checkpoint, info)),
         },
-        (Description::Gguf { metadata, .. }, dtype, Some(data)) => {
-            let (decoder, scale) = match (dtype, dtype.layout(), Float::of(dtype)) {
-                (_, Some(layout), _) => tiles::open(&site, dtype, layout, data)?,
-                (DType::I2S, ..) => i2_s::open(&site, data, checkpoint.options().i2s_layout)?,
-                (DType::Tq1_0, ..) => tq1_0::open(&site, data)?,
-                (DType::Tq2_0, ..) => tq2_0::open(&site, data)?,
-                // The converters' way out where rows do not divide into blocks.
-                (_, _, Some(float)) => dense_ternary::open(&site, data, float)?,
-                _ => return Err(unusable(checkpoint, info)),
-            };
-            let scale = metadata::exact_scale(metadata, &info.name, scale);
-            // llama.cpp multiplies the product with an optional `blk.N.attn_q.scale` and its like.
-            let companion = info.name.strip_suffix(".weight").map(|stem| format!("{stem}.scale"));
-            let factor = match companion {
-                Some(name) => checkpoint.scale_tensor(&name, info)?.unwrap_or(1.0),
-                None => 1.0,
-            };
-            (decoder, scale * site.check_scale(factor)?)
-        }
-        _ => return Err(unusable(checkpoint, info)),
+        (Description::Gguf { .. }, dtype, Some(data)) => match (dtype, dtype.layout(), Float::of(dtype)) {
+            (_, Some(layout), _) => tiles::open(site, dtype, layout, data),
+            (DType::T16Grouped(group), ..) => grouped_tiles::open(site, dtype, group.cols(), data),
+            (DType::I2S, ..) => i2_s::open(site, data, checkpoint.options().i2s_layout),
+            (DType::Tq1_0 | DType::Ptq1_0, ..) => tq1_0::open(site, dtype, data),
+            (DType::Tq2_0, ..) => tq2_0::open(site, data),
+            (DType::Q2_0 | DType::Pq2_0, ..) => q2_0::open(site, dtype, data),
+            // The converters' way out where rows do not divide into blocks.
+            (_, _, Some(float)) if grouped => dense_ternary::open_grouped(site, data, float),
+            (_, _, Some(float)) => dense_ternary::open(site, data, float),
+            _ => Err(unusable(checkpoint, info)),
+        },
+        _ => Err(unusable(checkpoint, info)),
+    }
+}
+
+/// What llama.cpp multiplies the product with: an optional `blk.N.attn_q.scale` and its like.
+fn factor(site: &Site, checkpoint: &Checkpoint, info: &TensorInfo) -> Result<f32, FormatError> {
+    let companion = match checkpoint.description() {
+        Description::Gguf { .. } => info.name.strip_suffix(".weight").map(|stem| format!("{stem}.scale")),
+        Description::HuggingFace { .. } => None,
     };
-    let scale = site.check_scale(scale)?;
-    Ok(TernaryTensor { site, scale, decoder })
+    match companion {
+        Some(name) => site.check_scale(checkpoint.scale_tensor(&name, info)?.unwrap_or(1.0)),
+        None => Ok(1.0),
+    }
 }
 
 /// A matrix of floats in a Hugging Face checkpoint: master weights of a BitNet, or weights that are ternary already.
@@ -245,18 +278,23 @@ fn from_floats(
     config: &serde_json::Value,
     float: Float,
     data: TensorData,
+    grouped: bool,
 ) -> Result<Decoded, FormatError> {
     if checkpoint.tensor(&hf_packed::scale_name(info)).is_some() {
         return Err(checkpoint.wrong_type(info, "U8 (packed ternary weights), since there is a weight_scale"));
     }
-    if absmean::applies(config) { absmean::open(site, data, float) } else { dense_ternary::open(site, data, float) }
+    match absmean::applies(config) {
+        true => absmean::open(site, data, float),
+        false if grouped => dense_ternary::open_grouped(site, data, float),
+        false => dense_ternary::open(site, data, float),
+    }
 }
 
 /// The error for a type that holds no ternary matrix.
 fn unusable(checkpoint: &Checkpoint, info: &TensorInfo) -> FormatError {
     checkpoint.wrong_type(
         info,
-        "a ternary matrix in T16, T16x5, I2_S, TQ2_0 or TQ1_0 (GGUF), packed U8 or BitNet master weights (Hugging Face); convert \
+        "a ternary matrix in T16, T16x5, I2_S, TQ2_0, TQ1_0, Q2_0, PQ2_0 or PTQ1_0 (GGUF), packed U8 or BitNet master weights (Hugging Face); convert \
          the model to one of these or use its safetensors checkpoint",
     )
 }

@@ -8,7 +8,7 @@ use sterna_cpu::{Layout, SharedBytes, TernaryMatrix};
 use super::FormatError;
 use super::dtype::{DType, TILES_TAIL};
 use super::storage::TensorData;
-use super::ternary::{Decoded, InvalidCode, RowDecoder, Site};
+use super::ternary::{Decoded, InvalidCode, RowDecoder, Scales, Site};
 
 /// The decoder.
 struct Tiles {
@@ -23,7 +23,7 @@ pub(super) fn open(site: &Site, dtype: DType, layout: Layout, data: TensorData) 
     let tiles = data.len() - TILES_TAIL as usize;
     // The length has just been checked, so the tail is there.
     let scale = site.check_scale(f32::from_le_bytes(data[tiles..].as_chunks::<4>().0[0]))?;
-    Ok((Box::new(Tiles { layout, tiles: data.part(0..tiles) }), scale))
+    Ok((Box::new(Tiles { layout, tiles: data.part(0..tiles) }), Scales::One(scale)))
 }
 
 impl RowDecoder for Tiles {

@@ -1,50 +1,89 @@
-//! TQ1_0 of GGUF: 256 weights in 54 bytes, five to a byte, and an `f16` scale.
+//! TQ1_0 of GGUF, 256 weights in 54 bytes, and PTQ1_0, 128 in 28: five to a byte, and an `f16` scale.
 //!
 //! A byte holds five trits `t + 1` as a fraction: `ceil(v · 256 / 243)` where `v` has the trits as its digits in base
 //! three, the first one most significant. Multiplied by three, the carry out of the byte is the first trit and what
-//! remains is the fraction of the others. The bytes 0..32 hold the weights `32 n + m` (`n` = 0..5), the bytes 32..48
-//! `160 + 16 n + m`, the bytes 48..52 four weights each, `240 + 4 n + m`.
+//! remains is the fraction of the others. Of TQ1_0 the bytes 0..32 hold the weights `32 n + m` (`n` = 0..5), the bytes 32..48
+//! `160 + 16 n + m`, the bytes 48..52 four weights each, `240 + 4 n + m`. PTQ1_0 has runs of half these lengths.
 
 use super::FormatError;
 use super::dtype::DType;
+use super::grouped::Groups;
 use super::storage::TensorData;
-use super::ternary::{Decoded, InvalidCode, RowDecoder, Site, block_scale_bits, is_zero};
+use super::ternary::{Decoded, InvalidCode, RowDecoder, Scales, Site, block_scale_bits, is_zero};
 use super::tq2_0::blocks_len;
 
-/// Weights of a block.
-const BLOCK: usize = 256;
-
-/// Bytes of a block.
-const BLOCK_BYTES: usize = 54;
-
-/// The decoder.
-struct Tq1_0 {
+/// The decoder of blocks of `BYTES` bytes.
+struct Tq1_0<const BYTES: usize> {
     data: TensorData,
 }
 
-/// Opens a TQ1_0 matrix.
-pub(super) fn open(site: &Site, data: TensorData) -> Result<Decoded, FormatError> {
-    site.check_length(DType::Tq1_0, &data, blocks_len(site, BLOCK, BLOCK_BYTES))?;
-    let scale = site.block_scale::<BLOCK_BYTES>(&data)?;
-    Ok((Box::new(Tq1_0 { data }), scale))
+/// Weights of a block of TQ1_0 and its bytes.
+const TQ1_0: (usize, usize) = (256, 54);
+
+/// Weights of a block of PTQ1_0 and its bytes.
+const PTQ1_0: (usize, usize) = (128, 28);
+
+/// Opens a matrix of `dtype`, which is TQ1_0 or PTQ1_0.
+pub(super) fn open(site: &Site, dtype: DType, data: TensorData) -> Result<Decoded, FormatError> {
+    match dtype {
+        DType::Ptq1_0 => open_blocks::<{ PTQ1_0.1 }>(site, dtype, data, PTQ1_0.0),
+        _ => open_blocks::<{ TQ1_0.1 }>(site, dtype, data, TQ1_0.0),
+    }
 }
 
-impl RowDecoder for Tq1_0 {
+fn open_blocks<const BYTES: usize>(
+    site: &Site,
+    dtype: DType,
+    data: TensorData,
+    block: usize,
+) -> Result<Decoded, FormatError>
+where
+    Tq1_0<BYTES>: RowDecoder,
+{
+    site.check_length(dtype, &data, blocks_len(site, block, BYTES))?;
+    let groups = Groups::of_blocks::<BYTES>(data.clone(), block, BYTES - 2);
+    Ok((Box::new(Tq1_0::<BYTES> { data }), Scales::Groups(groups)))
+}
+
+impl RowDecoder for Tq1_0<{ TQ1_0.1 }> {
     fn decode(&self, row: usize, out: &mut [i8]) -> Result<(), InvalidCode> {
-        let row_bytes = out.len() / BLOCK * BLOCK_BYTES;
-        let (blocks, _) = self.data[row * row_bytes..(row + 1) * row_bytes].as_chunks::<BLOCK_BYTES>();
-        let (out, _) = out.as_chunks_mut::<BLOCK>();
-        for (block, out) in blocks.iter().zip(out) {
-            if is_zero(block_scale_bits(block)) {
-                out.fill(0);
-                continue;
-            }
+        decode_blocks::<{ TQ1_0.1 }>(&self.data, row, TQ1_0.0, out, |block, out| {
             decode_run::<32>(&block[..32], &mut out[..160]);
             decode_run::<16>(&block[32..48], &mut out[160..240]);
             decode_run::<4>(&block[48..52], &mut out[240..]);
-        }
+        });
         // Every byte stands for five trits.
         Ok(())
+    }
+}
+
+impl RowDecoder for Tq1_0<{ PTQ1_0.1 }> {
+    fn decode(&self, row: usize, out: &mut [i8]) -> Result<(), InvalidCode> {
+        decode_blocks::<{ PTQ1_0.1 }>(&self.data, row, PTQ1_0.0, out, |block, out| {
+            decode_run::<16>(&block[..16], &mut out[..80]);
+            decode_run::<8>(&block[16..24], &mut out[80..120]);
+            decode_run::<2>(&block[24..26], &mut out[120..]);
+        });
+        Ok(())
+    }
+}
+
+/// Decodes the blocks of a row, of `block` weights each.
+#[inline(always)]
+fn decode_blocks<const BYTES: usize>(
+    data: &[u8],
+    row: usize,
+    block: usize,
+    out: &mut [i8],
+    decode: impl Fn(&[u8; BYTES], &mut [i8]),
+) {
+    let row_bytes = out.len() / block * BYTES;
+    let (blocks, _) = data[row * row_bytes..(row + 1) * row_bytes].as_chunks::<BYTES>();
+    for (bytes, out) in blocks.iter().zip(out.chunks_exact_mut(block)) {
+        match is_zero(block_scale_bits(bytes)) {
+            true => out.fill(0),
+            false => decode(bytes, out),
+        }
     }
 }
 

@@ -5,8 +5,9 @@
 
 use super::FormatError;
 use super::dtype::DType;
+use super::grouped::Groups;
 use super::storage::TensorData;
-use super::ternary::{Decoded, InvalidCode, RowDecoder, Site, block_scale_bits, invalid_codes, is_zero};
+use super::ternary::{Decoded, InvalidCode, RowDecoder, Scales, Site, block_scale_bits, invalid_codes, is_zero};
 
 /// Weights of a block.
 const BLOCK: usize = 256;
@@ -22,8 +23,8 @@ struct Tq2_0 {
 /// Opens a TQ2_0 matrix.
 pub(super) fn open(site: &Site, data: TensorData) -> Result<Decoded, FormatError> {
     site.check_length(DType::Tq2_0, &data, blocks_len(site, BLOCK, BLOCK_BYTES))?;
-    let scale = site.block_scale::<BLOCK_BYTES>(&data)?;
-    Ok((Box::new(Tq2_0 { data }), scale))
+    let groups = Groups::of_blocks::<BLOCK_BYTES>(data.clone(), BLOCK, BLOCK_BYTES - 2);
+    Ok((Box::new(Tq2_0 { data }), Scales::Groups(groups)))
 }
 
 /// Bytes of a matrix whose rows are whole blocks; `None` if they are not, or on overflow.

@@ -18,11 +18,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use sterna_cpu::dense::DenseType;
+use sterna_cpu::grouped::GroupedMatrix;
 use sterna_cpu::head::Int8Rows;
 use sterna_cpu::{Layout, Readers, TernaryMatrix};
 
-use crate::format::{Checkpoint, DenseTensor, FormatError};
-use crate::model::{ModelConfig, ModelError};
+use crate::format::{Checkpoint, DenseTensor, FormatError, GroupedTensor};
+use crate::model::{ActivationKind, ModelConfig, ModelError};
 
 /// Names of the tensors of an int8 copy of the head: the values, and the bounds of the rows.
 pub const HEAD_VALUES: &str = "sterna.head.int8";
@@ -49,6 +50,26 @@ pub struct Linear {
     pub scale: f32,
 }
 
+/// A ternary matrix with a scale for each group of columns, still encoded.
+#[derive(Debug)]
+pub struct GroupedLinear<'a> {
+    /// What it is in the graph.
+    pub spec: &'a LinearSpec,
+    /// The matrix in the file.
+    pub tensor: GroupedTensor,
+    /// Columns of the groups in which it is packed.
+    pub group: usize,
+}
+
+/// The embedding, or the matrix of the head.
+#[derive(Debug)]
+pub enum Vocabulary {
+    /// Numbers of some type.
+    Dense(DenseTensor),
+    /// -1, 0 and 1 with a scale for each group of columns.
+    Ternary(GroupedTensor),
+}
+
 /// The layers of a model and the checkpoint that holds their weights.
 #[derive(Clone, Debug)]
 pub struct Graph {
@@ -57,6 +78,9 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// Columns of a group at most: with more, few activations that are large spoil the rounding of many.
+    pub const MAX_GROUP: usize = 128;
+
     /// A graph of `parts` over `checkpoint`. Nothing is read yet.
     pub fn new(checkpoint: Arc<Checkpoint>, parts: GraphParts) -> Graph {
         Graph { checkpoint, parts }
@@ -65,6 +89,11 @@ impl Graph {
     /// The hyper-parameters.
     pub fn config(&self) -> &ModelConfig {
         &self.parts.config
+    }
+
+    /// Says what the inputs of the ternary matrices are rounded to.
+    pub(crate) fn set_activations(&mut self, activations: ActivationKind) {
+        self.parts.config.activations = activations;
     }
 
     /// The file behind the graph.
@@ -114,6 +143,33 @@ impl Graph {
     /// Whether the head shares the matrix of the embedding.
     pub fn is_tied(&self) -> bool {
         self.parts.head == self.parts.embed
+    }
+
+    /// The embedding, `[vocab, hidden]`, which may be ternary.
+    pub fn embedding_matrix(&self) -> Result<Vocabulary, FormatError> {
+        self.vocabulary(&self.parts.embed)
+    }
+
+    /// The matrix of the head, `[vocab, hidden]`, which may be ternary.
+    pub fn head_matrix(&self) -> Result<Vocabulary, FormatError> {
+        self.vocabulary(&self.parts.head)
+    }
+
+    fn vocabulary(&self, name: &str) -> Result<Vocabulary, FormatError> {
+        let (rows, cols) = (self.config().vocab_size, self.config().hidden_size);
+        match self.is_ternary(name) {
+            true => Ok(Vocabulary::Ternary(self.checkpoint.grouped_ternary(name, rows, cols)?)),
+            false => Ok(Vocabulary::Dense(self.checkpoint.dense(name, rows, cols)?)),
+        }
+    }
+
+    fn is_ternary(&self, name: &str) -> bool {
+        self.checkpoint.tensor(name).is_some_and(|tensor| tensor.dtype.is_ternary_blocks())
+    }
+
+    /// Whether the head's matrix is ternary.
+    pub fn head_is_ternary(&self) -> bool {
+        self.is_ternary(&self.parts.head)
     }
 
     /// The embedding, `[vocab, hidden]`, as the file holds it.
@@ -186,6 +242,26 @@ impl Graph {
         // What was packed is not needed twice.
         self.checkpoint.release(&spec.name);
         Ok(Linear { weight, scale: source.scale() })
+    }
+
+    /// Opens matrices that share an input, and so the groups of its columns: the smallest of theirs, and at most 128.
+    pub fn open_grouped<'a>(&self, specs: &[&'a LinearSpec]) -> Result<Vec<GroupedLinear<'a>>, FormatError> {
+        let open = |spec: &&'a LinearSpec| self.checkpoint.grouped_ternary(&spec.name, spec.rows, spec.cols);
+        let tensors = specs.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let group = tensors.iter().map(GroupedTensor::group).fold(Graph::MAX_GROUP, usize::min);
+        Ok(specs.iter().zip(tensors).map(|(&spec, tensor)| GroupedLinear { spec, tensor, group }).collect())
+    }
+
+    /// Packs a matrix, on all cores, near to `readers`.
+    pub fn grouped(&self, linear: &GroupedLinear<'_>, readers: Readers<'_>) -> Result<GroupedMatrix, FormatError> {
+        let GroupedLinear { spec, tensor, group } = linear;
+        let order = |row| spec.order.source_row(row);
+        let matrix = tensor.pack(*group, readers, (spec.order != RowOrder::Natural).then_some(&order))?;
+        // What was packed is not needed twice.
+        if !matrix.is_shared() {
+            self.checkpoint.release(&spec.name);
+        }
+        Ok(matrix)
     }
 
     /// Reads several ternary matrices of the same width and packs them to one of `rows` rows in `layout`, on all cores.

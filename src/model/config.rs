@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::ModelError;
+use super::{ActivationKind, ModelError};
 use crate::format::{Checkpoint, Description, Metadata};
 use sterna_cpu::kv::KvType;
 use sterna_cpu::rope::RopeScaling;
@@ -57,6 +57,8 @@ pub struct ModelConfig {
     pub max_position_embeddings: usize,
     /// Activation of the feed-forward network.
     pub gate: Gate,
+    /// What the inputs of the ternary matrices are rounded to.
+    pub activations: ActivationKind,
 }
 
 impl ModelConfig {
@@ -256,6 +258,8 @@ pub(super) fn read(
         rope_scaling: rope_scaling(&r, checkpoint, head_dim)?,
         max_position_embeddings: r.size(CONTEXT)?.unwrap_or(2048),
         gate: activation(&r, gate)?,
+        // Seen from the tensors, when the graph is there.
+        activations: ActivationKind::Int8,
     })
 }
 

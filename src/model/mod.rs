@@ -3,12 +3,15 @@
 //! One file per architecture. Each reads the hyper-parameters, names the tensors of its blocks and checks them
 //! against the file; nothing is converted here. `registry` picks the architecture from the checkpoint's own words.
 
+mod activations;
 mod bitnet;
 mod config;
 mod error;
 mod llama;
 mod names;
 
+pub(crate) use activations::ACTIVATIONS;
+pub use activations::ActivationKind;
 pub(crate) use config::LLAMA3_ROPE;
 pub use config::{Gate, ModelConfig};
 pub use error::ModelError;
@@ -26,7 +29,7 @@ use std::sync::Arc;
 /// is missing, has another shape than the hyper-parameters ask for, or is one that the architecture does not know.
 pub fn build_graph(checkpoint: Arc<Checkpoint>) -> Result<Graph, ModelError> {
     let name = config::architecture_name(&checkpoint)?;
-    let graph = match (checkpoint.description(), name.as_str()) {
+    let mut graph = match (checkpoint.description(), name.as_str()) {
         (Description::Gguf { .. }, "bitnet" | "bitnet-b1.58" | "bitnet-25") => bitnet::build(checkpoint, &name)?,
         (Description::HuggingFace { .. }, "BitNetForCausalLM" | "BitnetForCausalLM") => {
             bitnet::build(checkpoint, &name)?
@@ -37,5 +40,7 @@ pub fn build_graph(checkpoint: Arc<Checkpoint>) -> Result<Graph, ModelError> {
         _ => return Err(ModelError::UnknownArchitecture { file: checkpoint.path().into(), name }),
     };
     graph.check_tensors()?;
+    let activations = activations::kind(graph.checkpoint(), graph.blocks())?;
+    graph.set_activations(activations);
     Ok(graph)
 }

@@ -59,6 +59,93 @@ fn tq2_0_decodes_what_ggml_wrote() {
 }
 
 #[test]
+fn q2_0_decodes_what_ggml_wrote_and_its_relatives_what_follows_from_their_description() {
+    check_gguf("q2_0_g64", 42);
+    check_gguf("pq2_0_g128", 142);
+    // PrismML's first files: the same bytes under the number of Q2_0.
+    check_gguf("pq2_0_g128", 42);
+    check_gguf("ptq1_0_g128", 143);
+}
+
+#[test]
+fn scales_of_groups_are_read_with_their_values() {
+    let dims = [COLS as u64, ROWS as u64];
+    // Bytes of a block, where its scale begins, its columns and those of the groups that are told.
+    for (name, kind, bytes, at, block) in [
+        ("tq1_0", 34, 54, 52, 256),
+        ("tq2_0", 35, 66, 64, 256),
+        ("q2_0_g64", 42, 18, 0, 64),
+        ("pq2_0_g128", 142, 34, 0, 128),
+        ("ptq1_0_g128", 143, 28, 26, 128),
+    ] {
+        let mut vectors = vectors(name);
+        let scale = |index: usize| 0.25 + (index % 29) as f32 / 64.0;
+        for (index, block) in vectors.encoded.chunks_exact_mut(bytes).enumerate() {
+            block[at..at + 2].copy_from_slice(&f16::from_f32(scale(index)).to_le_bytes());
+        }
+        let open = |bytes: &[u8]| {
+            let file = Gguf::of(vec![gguf_tensor("w", &dims, kind, bytes)]).build();
+            open_gguf(&file).unwrap().grouped_ternary("w", ROWS, COLS).unwrap()
+        };
+        let check = |group: usize, scale: &dyn Fn(usize) -> f32, vectors: &Vectors| {
+            let tensor = open(&vectors.encoded);
+            assert_eq!(tensor.group(), group.max(block), "{name}");
+            let (mut values, mut scales) = (vec![0; COLS], vec![0.0; COLS / group]);
+            for row in 0..ROWS {
+                tensor.read_row(row, group, &mut values, &mut scales).unwrap();
+                assert_eq!(values, vectors.ternary[row * COLS..(row + 1) * COLS], "{name}");
+                for (piece, &got) in scales.iter().enumerate() {
+                    assert_eq!(got, scale((row * COLS + piece * group) / block), "{name}, row {row}, {piece}");
+                }
+            }
+        };
+        check(block, &scale, &vectors);
+        if block > 64 {
+            check(64, &scale, &vectors);
+        } else {
+            // Two blocks with the same scale are one group of 128.
+            let twice = |index: usize| scale(index / 2);
+            for (index, block) in vectors.encoded.chunks_exact_mut(bytes).enumerate() {
+                block[at..at + 2].copy_from_slice(&f16::from_f32(twice(index)).to_le_bytes());
+            }
+            check(128, &twice, &vectors);
+        }
+        // A scale that is no number is told with the row.
+        let start = 5 * (COLS / block) * bytes + at;
+        vectors.encoded[start..start + 2].copy_from_slice(&f16::NAN.to_le_bytes());
+        let tensor = open(&vectors.encoded);
+        let (mut values, mut scales) = (vec![0; COLS], vec![0.0; COLS / 64]);
+        assert!(tensor.read_row(4, 64, &mut values, &mut scales).is_ok());
+        let error = tensor.read_row(5, 64, &mut values, &mut scales).unwrap_err();
+        assert!(matches!(error, FormatError::Scale { .. }), "{error}");
+    }
+}
+
+#[test]
+fn floats_may_have_a_scale_for_each_group() {
+    let scale = |row: usize, group: usize| 0.125 * (1 + row + 2 * group) as f32;
+    let weight = |row: usize, col: usize| ((row * 31 + col * 17 + row * col) % 3) as f32 - 1.0;
+    let values: Vec<f32> =
+        (0..ROWS * COLS).map(|i| weight(i / COLS, i % COLS) * scale(i / COLS, i % COLS / 128)).collect();
+    let open = |values: &[f32]| {
+        let bytes = f16_bytes(values);
+        let folder = open_folder(PLAIN, &safetensors_of(&[("w", "F16", &[ROWS, COLS], &bytes)])).unwrap();
+        folder.grouped_ternary("w", ROWS, COLS)
+    };
+    let tensor = open(&values).unwrap();
+    assert_eq!(tensor.group(), 128);
+    let (mut ternary, mut scales) = (vec![0; COLS], vec![0.0; COLS / 128]);
+    for row in 0..ROWS {
+        tensor.read_row(row, 128, &mut ternary, &mut scales).unwrap();
+        assert!((0..COLS).all(|col| f32::from(ternary[col]) * scales[col / 128] == values[row * COLS + col]));
+    }
+    let mut other = values;
+    other[2 * COLS + 65] = 9.0;
+    let error = open(&other).unwrap_err();
+    assert!(matches!(error, FormatError::NotTernary { row: 2, .. }), "{error}");
+}
+
+#[test]
 fn i2_s_decodes_what_bitnet_cpp_wrote() {
     check_gguf("i2_s", 36);
 }
@@ -108,7 +195,9 @@ fn packed_weights_need_their_scale_and_their_quantization_method() {
 
 #[test]
 fn encoders_write_what_others_wrote() {
-    for (name, encoding) in [("tq1_0", Encoding::Tq1_0), ("tq2_0", Encoding::Tq2_0), ("i2_s", Encoding::I2S)] {
+    for (name, encoding) in
+        [("tq1_0", Encoding::Tq1_0), ("tq2_0", Encoding::Tq2_0), ("q2_0_g64", Encoding::Q2_0), ("i2_s", Encoding::I2S)]
+    {
         let vectors = vectors(name);
         let mut bytes = Vec::new();
         encoding.encode(&vectors.ternary, COLS, vectors.scale, &mut bytes);

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sterna::backend::gpu::{AdapterChoice, Dot, Gpu, GpuOptions, Kernel, Memory, Programs, Shape, adapters, choose};
-use sterna::model::{Gate, ModelConfig};
+use sterna::model::{ActivationKind, Gate, ModelConfig};
 use sterna_cpu::kv::KvType;
 use sterna_cpu::rope::RopeScaling;
 
@@ -114,6 +114,7 @@ pub(crate) fn config(heads: usize, kv_heads: usize, head_dim: usize, hidden: usi
         rope_scaling: RopeScaling::None,
         max_position_embeddings: 4096,
         gate,
+        activations: ActivationKind::Int8,
     }
 }
 

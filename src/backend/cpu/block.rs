@@ -4,33 +4,34 @@ use sterna_cpu::activation::Gate as GateFunction;
 use sterna_cpu::attention::{AttentionScratch, attention};
 use sterna_cpu::kv::{KvLayer, KvSpan};
 use sterna_cpu::rope::RopeRows;
-use sterna_cpu::{Activations, AlignedBuf, Kernels, Layout, LinearJob, Pool, Readers, TernaryMatrix, linear};
+use sterna_cpu::{AlignedBuf, Kernels, Layout, Pool};
 
+use super::linears::{Engine, Inputs, Weights};
 use crate::backend::{BackendError, LinearEvent, Observer};
-use crate::graph::{BlockSpec, Graph, Linear, LinearSpec};
+use crate::graph::{BlockSpec, Graph};
 use crate::model::{Gate, ModelConfig};
 
 /// Packed weights, norms and key-value cache of one block.
 pub(super) struct CpuBlock {
     index: usize,
     attn_norm: Vec<f32>,
-    q: Linear,
-    k: Linear,
-    v: Linear,
+    q: Weights,
+    k: Weights,
+    v: Weights,
     attn_sub_norm: Option<Vec<f32>>,
-    o: Linear,
+    o: Weights,
     ffn_norm: Vec<f32>,
-    gate: Linear,
-    up: Linear,
+    gate: Weights,
+    up: Weights,
     ffn_sub_norm: Option<Vec<f32>>,
-    down: Linear,
+    down: Weights,
     cache: KvLayer,
 }
 
 /// Buffers that all blocks of a stage share; grown to the largest batch seen, never in a decode step.
 #[derive(Default)]
 pub(super) struct Scratch {
-    acts: Activations,
+    inputs: Inputs,
     q: AlignedBuf<f32>,
     k: AlignedBuf<f32>,
     v: AlignedBuf<f32>,
@@ -55,21 +56,15 @@ pub(super) struct BlockContext<'a> {
 }
 
 impl BlockContext<'_> {
-    /// Products of one quantized input, in one parallel region. `add`: onto what the outputs hold. `next` are the matrices
-    /// of the region behind it.
-    fn linears<const N: usize>(
-        &self,
-        acts: &Activations,
-        jobs: [(&Linear, &mut [f32]); N],
-        add: bool,
-        next: &[&TernaryMatrix],
-    ) {
-        let mut jobs = jobs.map(|(linear, out)| LinearJob { weight: &linear.weight, scale: linear.scale, out, add });
-        linear(self.pool, self.kernels, acts, &mut jobs, next);
+    fn engine(&self) -> Engine<'_> {
+        Engine { pool: self.pool, kernels: self.kernels }
     }
 
-    fn report(&mut self, block: usize, input: &Activations, outputs: &[(&'static str, &[f32])]) {
-        if let Some(observer) = &mut self.observer {
+    /// Shows the products of one input to the observer, if it was int8.
+    fn report(&mut self, block: usize, input: &Inputs, of: &Weights, outputs: &[(&'static str, &[f32])]) {
+        if let Some(observer) = &mut self.observer
+            && let Some(input) = input.int8(of)
+        {
             observer.linears(LinearEvent { block, outputs, input });
         }
     }
@@ -79,9 +74,9 @@ impl BlockContext<'_> {
         weight.map(|weight| (weight, self.config.rms_norm_eps))
     }
 
-    /// Normalises each row of `x` (if there is a norm) and quantizes it.
-    fn quantize(&self, x: &[f32], norm: Option<&[f32]>, acts: &mut Activations) {
-        acts.quantize(self.pool, self.kernels, x, x.len() / self.tokens, self.norm(norm));
+    /// Normalises each row of `x` (if there is a norm) and rounds it for products with `weights`.
+    fn quantize(&self, x: &[f32], norm: Option<&[f32]>, weights: &Weights, inputs: &mut Inputs) {
+        inputs.quantize(self.engine(), weights, x, x.len() / self.tokens, self.norm(norm));
     }
 }
 
@@ -98,25 +93,23 @@ impl CpuBlock {
         let config = graph.config();
         let norm = |name: &str, len| graph.norm(name, len);
         let (a, f) = (&spec.attention, &spec.ffn);
-        // A matrix and those that are multiplied in front of and behind it in the same region.
-        let linear = |before: &[&LinearSpec], spec: &LinearSpec, behind: &[&LinearSpec]| {
-            let rows = |of: &[&LinearSpec]| of.iter().map(|spec| spec.rows).sum::<usize>();
-            let all = rows(before) + spec.rows + rows(behind);
-            graph.linear(spec, layout, Readers { pool, before: rows(before), all })
-        };
+        let [q, k, v] = Weights::build(graph, pool, layout, [&a.q, &a.k, &a.v])?;
+        let [o] = Weights::build(graph, pool, layout, [&a.o])?;
+        let [gate, up] = Weights::build(graph, pool, layout, [&f.gate, &f.up])?;
+        let [down] = Weights::build(graph, pool, layout, [&f.down])?;
         Ok(CpuBlock {
             index,
             attn_norm: norm(&a.norm, config.hidden_size)?,
-            q: linear(&[], &a.q, &[&a.k, &a.v])?,
-            k: linear(&[&a.q], &a.k, &[&a.v])?,
-            v: linear(&[&a.q, &a.k], &a.v, &[])?,
+            q,
+            k,
+            v,
             attn_sub_norm: a.sub_norm.as_deref().map(|n| norm(n, config.q_size())).transpose()?,
-            o: linear(&[], &a.o, &[])?,
+            o,
             ffn_norm: norm(&f.norm, config.hidden_size)?,
-            gate: linear(&[], &f.gate, &[&f.up])?,
-            up: linear(&[&f.gate], &f.up, &[])?,
+            gate,
+            up,
             ffn_sub_norm: f.sub_norm.as_deref().map(|n| norm(n, config.intermediate_size)).transpose()?,
-            down: linear(&[], &f.down, &[])?,
+            down,
             cache,
         })
     }
@@ -134,7 +127,7 @@ impl CpuBlock {
     }
 
     fn attention_half(&mut self, context: &mut BlockContext<'_>, scratch: &mut Scratch, hidden: &mut [f32]) {
-        let Scratch { acts, q, k, v, attn, attention: attention_scratch, .. } = scratch;
+        let Scratch { inputs, q, k, v, attn, attention: attention_scratch, .. } = scratch;
         let (config, isa) = (context.config, context.kernels.isa());
         let (tokens, q_size, kv_size) = (context.tokens, config.q_size(), config.kv_size());
         q.resize(tokens * q_size);
@@ -142,18 +135,18 @@ impl CpuBlock {
         v.resize(tokens * kv_size);
         attn.resize(tokens * q_size);
 
-        context.quantize(hidden, Some(&self.attn_norm), acts);
-        context.linears(acts, [(&self.q, q), (&self.k, k), (&self.v, v)], false, &[&self.o.weight]);
-        context.report(self.index, acts, &[("q_proj", q), ("k_proj", k), ("v_proj", v)]);
+        context.quantize(hidden, Some(&self.attn_norm), &self.q, inputs);
+        inputs.multiply(context.engine(), [(&self.q, q), (&self.k, k), (&self.v, v)], false, &[&self.o]);
+        context.report(self.index, inputs, &self.q, &[("q_proj", q), ("k_proj", k), ("v_proj", v)]);
 
         context.rope.apply_all(context.pool, isa, q, k);
         self.cache.store(context.pool, isa, context.spans, k, v);
         let (heads, scale) = (config.num_heads, 1.0 / (config.head_dim as f32).sqrt());
         attention(context.pool, isa, q, &self.cache, context.spans, heads, scale, attention_scratch, attn);
 
-        context.quantize(attn, self.attn_sub_norm.as_deref(), acts);
-        context.linears(acts, [(&self.o, hidden)], true, &[&self.gate.weight, &self.up.weight]);
-        context.report(self.index, acts, &[("o_proj", hidden)]);
+        context.quantize(attn, self.attn_sub_norm.as_deref(), &self.o, inputs);
+        inputs.multiply(context.engine(), [(&self.o, hidden)], true, &[&self.gate, &self.up]);
+        context.report(self.index, inputs, &self.o, &[("o_proj", hidden)]);
     }
 
     fn ffn_half(
@@ -163,24 +156,24 @@ impl CpuBlock {
         hidden: &mut [f32],
         next: Option<&CpuBlock>,
     ) {
-        let Scratch { acts, gate, up, .. } = scratch;
+        let Scratch { inputs, gate, up, .. } = scratch;
         let width = context.config.intermediate_size;
         gate.resize(context.tokens * width);
         up.resize(context.tokens * width);
 
-        context.quantize(hidden, Some(&self.ffn_norm), acts);
-        context.linears(acts, [(&self.gate, gate), (&self.up, up)], false, &[&self.down.weight]);
-        context.report(self.index, acts, &[("gate_proj", gate), ("up_proj", up)]);
+        context.quantize(hidden, Some(&self.ffn_norm), &self.gate, inputs);
+        inputs.multiply(context.engine(), [(&self.gate, gate), (&self.up, up)], false, &[&self.down]);
+        context.report(self.index, inputs, &self.gate, &[("gate_proj", gate), ("up_proj", up)]);
 
         let function = match context.config.gate {
             Gate::Relu2 => GateFunction::Relu2,
             Gate::Silu => GateFunction::Silu,
         };
         let norm = context.norm(self.ffn_sub_norm.as_deref());
-        acts.quantize_gated(context.pool, context.kernels, function, gate, up, width, norm);
-        let next = next.map(|block| [&block.q.weight, &block.k.weight, &block.v.weight]);
-        context.linears(acts, [(&self.down, hidden)], true, next.as_ref().map_or(&[], |next| next));
-        context.report(self.index, acts, &[("down_proj", hidden)]);
+        inputs.quantize_gated(context.engine(), &self.down, function, gate, up, width, norm);
+        let next = next.map(|block| [&block.q, &block.k, &block.v]);
+        inputs.multiply(context.engine(), [(&self.down, hidden)], true, next.as_ref().map_or(&[], |next| next));
+        context.report(self.index, inputs, &self.down, &[("down_proj", hidden)]);
     }
 
     pub(super) fn cache(&self) -> &KvLayer {
@@ -197,7 +190,7 @@ impl CpuBlock {
 
     pub(super) fn weight_bytes(&self) -> u64 {
         let linears = [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down];
-        linears.into_iter().map(|linear| linear.weight.bytes() as u64).sum()
+        linears.into_iter().map(|weights| weights.bytes() as u64).sum()
     }
 
     pub(super) fn kv_bytes(&self) -> u64 {

@@ -1,7 +1,9 @@
 //! The CPU backend: the kernels of `sterna-cpu` over the thread pool.
 
 mod block;
+mod embedding;
 mod head;
+mod linears;
 mod stage;
 
 use std::ops::Range;

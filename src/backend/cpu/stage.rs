@@ -4,17 +4,17 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use sterna_cpu::dense;
 use sterna_cpu::kv::{KvLayer, KvSpan, KvType};
 use sterna_cpu::rope::{Rope, RopeRows};
 use sterna_cpu::{AlignedBuf, Kernels, Layout, Pool};
 
 use super::block::{BlockContext, CpuBlock, Scratch};
+use super::embedding::Embedding;
 use super::head::CpuHead;
+use super::linears::Weights;
 use crate::backend::{
     BackendError, Batch, HeadKind, KvOptions, Observer, Outputs, Progress, Stage, StageMemory, StageNeeds,
 };
-use crate::format::DenseTensor;
 use crate::graph::{Graph, Layer};
 use crate::model::ModelConfig;
 
@@ -27,7 +27,7 @@ pub(super) struct CpuStage {
     pool: Arc<Pool>,
     config: ModelConfig,
     layers: Range<usize>,
-    embed: Option<DenseTensor>,
+    embed: Option<Embedding>,
     blocks: Vec<CpuBlock>,
     head: Option<CpuHead>,
     rope: Rope,
@@ -50,13 +50,13 @@ impl CpuStage {
         let (mut embed, mut blocks, mut head) = (None, Vec::new(), None);
         for index in layers.clone() {
             match graph.layer(index) {
-                Layer::Embed => embed = Some(graph.embedding()?),
+                Layer::Embed => embed = Some(Embedding::new(graph.embedding_matrix()?)),
                 Layer::Block(number, spec) => {
                     let cache = KvLayer::new(kv.pages, config.num_kv_heads, config.head_dim, kv.kind);
                     blocks.push(CpuBlock::build(graph, number, spec, &pool, kernels.layout(), cache)?);
                     progress.advance(graph.block_bytes(number));
                 }
-                Layer::Head => head = Some(CpuHead::build(&pool, kernels.isa(), head_kind, graph)?),
+                Layer::Head => head = Some(CpuHead::build(&pool, &kernels, head_kind, graph)?),
             }
         }
         let rope = Rope::new(config.head_dim, config.rope_theta, &config.rope_scaling);
@@ -90,7 +90,7 @@ pub(super) fn needs(
         match graph.layer(index) {
             Layer::Embed => {}
             Layer::Block(_, spec) => {
-                let bytes = spec.linears().map(|linear| layout.bytes(linear.rows, linear.cols));
+                let bytes = spec.linears().map(|linear| Weights::bytes_of(graph, layout, linear));
                 needs.weights += bytes.sum::<usize>() as u64;
                 let cache = KvLayer::bytes_of(kv.pages, config.num_kv_heads, config.head_dim, kv.kind);
                 needs.kv_cache += cache as u64;
@@ -122,11 +122,11 @@ impl Stage for CpuStage {
         hidden: &mut AlignedBuf<f32>,
         outputs: &mut Outputs,
     ) -> Result<(), BackendError> {
-        if let Some(embed) = &self.embed {
+        if let Some(embed) = &mut self.embed {
             hidden.resize(batch.tokens() * self.config.hidden_size);
             let ids = batch.sequences.iter().flat_map(|s| s.tokens);
             for (id, row) in ids.zip(hidden.chunks_exact_mut(self.config.hidden_size)) {
-                dense::dequantize_row(self.kernels.isa(), embed.ty, embed.row(*id as usize), row);
+                embed.read(self.kernels.isa(), *id as usize, row)?;
             }
         }
         let spans: SmallVec<[KvSpan<'_>; FEW_SEQUENCES]> = batch

@@ -1,0 +1,210 @@
+//! Activations of 16 bits in two planes of int8, with a scale for each group of columns.
+
+use super::PLANES;
+use crate::activation::{Gate, gated};
+use crate::buffer::AlignedBuf;
+use crate::kernel::{Kernels, Operand};
+use crate::math::{ROUND, rounded};
+use crate::norm::rms_norm;
+use crate::pool::{Pool, SharedSlice};
+use crate::quant::Activations;
+use crate::simd::{Lanes, absmax, per_isa};
+
+/// The largest magnitude of a rounded value: `127 · 256 + 127`, whose upper byte is still an int8.
+const LARGEST: f32 = 32639.0;
+
+/// Rounded activations, `[tokens, cols]`: `x ≈ q · scale` with `q = 256 · upper + lower` in 16 bits and one scale for each
+/// token and group of columns.
+#[derive(Clone, Debug, Default)]
+pub struct GroupedActivations {
+    /// Two rows for each token: the upper bytes, the lower bytes.
+    planes: Activations,
+    /// The numbers that were rounded, padded to whole groups.
+    x: AlignedBuf<f32>,
+    cols: usize,
+    group: usize,
+    /// `[tokens, pieces]`
+    scale: Vec<f32>,
+    /// `[tokens · planes, pieces]`: sums of the bytes.
+    sum: Vec<i32>,
+}
+
+impl GroupedActivations {
+    /// Rounds the rows of `x`, `[tokens, cols]`, after an RMSNorm with the given weight and epsilon if there is one.
+    ///
+    /// # Panics
+    /// If `x` does not consist of whole rows, or the weight has another length.
+    pub fn quantize(
+        &mut self,
+        pool: &Pool,
+        kernels: &Kernels,
+        x: &[f32],
+        cols: usize,
+        group: usize,
+        norm: Option<(&[f32], f32)>,
+    ) {
+        assert!(x.len().is_multiple_of(cols), "quantize: whole rows");
+        let isa = kernels.isa();
+        self.fill(pool, kernels, x.len() / cols, cols, group, &|token, to| {
+            let x = &x[token * cols..(token + 1) * cols];
+            match norm {
+                None => to.copy_from_slice(x),
+                Some((weight, eps)) => rms_norm(isa, x, weight, eps, to),
+            }
+        });
+    }
+
+    /// Rounds `function(gate) · up`, `[tokens, cols]` each, after an RMSNorm if there is one.
+    ///
+    /// # Panics
+    /// If `gate` does not consist of whole rows, or another length differs.
+    #[allow(clippy::too_many_arguments, reason = "the arguments of one kernel")]
+    pub fn quantize_gated(
+        &mut self,
+        pool: &Pool,
+        kernels: &Kernels,
+        function: Gate,
+        gate: &mut [f32],
+        up: &[f32],
+        cols: usize,
+        group: usize,
+        norm: Option<(&[f32], f32)>,
+    ) {
+        assert!(gate.len().is_multiple_of(cols) && gate.len() == up.len(), "quantize_gated: whole rows");
+        let tokens = gate.len() / cols;
+        let gate = SharedSlice::new(gate);
+        self.fill(pool, kernels, tokens, cols, group, &|token, to| {
+            // SAFETY: each token belongs to one task.
+            let gate = unsafe { gate.range(token * cols, cols) };
+            gated(kernels.isa(), function, gate, &up[token * cols..][..cols]);
+            match norm {
+                None => to.copy_from_slice(gate),
+                Some((weight, eps)) => rms_norm(kernels.isa(), gate, weight, eps, to),
+            }
+        });
+    }
+
+    /// Rounds `tokens` rows of `cols`, which `row` fills in, in one parallel region.
+    fn fill(
+        &mut self,
+        pool: &Pool,
+        kernels: &Kernels,
+        tokens: usize,
+        cols: usize,
+        group: usize,
+        row: &(dyn Fn(usize, &mut [f32]) + Sync),
+    ) {
+        let pieces = cols.div_ceil(group);
+        let padded = pieces * group;
+        (self.cols, self.group) = (cols, group);
+        self.x.resize(tokens * padded);
+        self.scale.resize(tokens * pieces, 0.0);
+        self.sum.resize(tokens * PLANES * pieces, 0);
+        let (x, scale, sum) =
+            (SharedSlice::new(&mut self.x), SharedSlice::new(&mut self.scale), SharedSlice::new(&mut self.sum));
+        self.planes.fill_together(pool, kernels, tokens * PLANES, padded, PLANES, &|plane_row, q| {
+            let (token, plane) = (plane_row / PLANES, plane_row % PLANES);
+            // SAFETY: both planes of a token belong to one task, which makes one after the other.
+            let (x, scale, sum) = unsafe {
+                (
+                    x.range(token * padded, padded),
+                    scale.range(token * pieces, pieces),
+                    sum.range(plane_row * pieces, pieces),
+                )
+            };
+            if plane == 0 {
+                let (x, padding) = x.split_at_mut(cols);
+                row(token, x);
+                padding.fill(0.0);
+            }
+            round_plane(kernels.isa(), x, group, plane == 0, scale, q, sum);
+            (1.0, 0)
+        });
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.planes.tokens() / PLANES
+    }
+
+    /// Numbers in a row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Columns of a group.
+    pub fn group(&self) -> usize {
+        self.group
+    }
+
+    /// The rounded values of a token and their scales, one for each group: `x ≈ value · scale`.
+    pub fn row(&self, token: usize) -> (impl Iterator<Item = i32>, &[f32]) {
+        let [upper, lower] = [0, 1].map(|plane| self.planes.row(token * PLANES + plane));
+        let values = upper.iter().zip(lower).map(|(&upper, &lower)| 256 * i32::from(upper) + i32::from(lower));
+        (values.take(self.cols), self.scales(token))
+    }
+
+    /// The scales of a token.
+    pub(super) fn scales(&self, token: usize) -> &[f32] {
+        let pieces = self.cols.div_ceil(self.group);
+        &self.scale[token * pieces..][..pieces]
+    }
+
+    /// Sum of the values of a token in a group.
+    pub(super) fn sum(&self, token: usize, piece: usize) -> i32 {
+        let pieces = self.cols.div_ceil(self.group);
+        let [upper, lower] = [0, 1].map(|plane| self.sum[(token * PLANES + plane) * pieces + piece]);
+        256 * upper + lower
+    }
+
+    /// What `kernels` read of `tokens` tokens from `token` on, in one group of columns, and how many rows these are with
+    /// what may be behind the last.
+    pub(super) fn operand(&self, kernels: &Kernels, token: usize, tokens: usize, piece: usize) -> (Operand<'_>, usize) {
+        self.planes.operand_from(kernels, token * PLANES, tokens * PLANES, piece * self.group)
+    }
+}
+
+per_isa! {
+    /// Rounds a row to the upper or the lower bytes of 16 bits; fills in the sums of its groups and, with the upper bytes,
+    /// the scales.
+    fn round_plane(x: &[f32], group: usize, upper: bool, scales: &mut [f32], q: &mut [i8], sums: &mut [i32])
+        = round_plane_body;
+}
+
+#[inline(always)]
+fn round_plane_body<S: Lanes>(
+    x: &[f32],
+    group: usize,
+    upper: bool,
+    scales: &mut [f32],
+    q: &mut [i8],
+    sums: &mut [i32],
+) {
+    let pieces = x.chunks_exact(group).zip(q.chunks_exact_mut(group));
+    for (((x, q), scale), sum) in pieces.zip(scales).zip(sums) {
+        let max = absmax(x);
+        // Numbers beyond what can be rounded, and groups of nothing, count as zeros.
+        let by = if max > f32::MIN_POSITIVE && max < f32::INFINITY { LARGEST / max } else { 0.0 };
+        *scale = if by > 0.0 && by < f32::INFINITY { max / LARGEST } else { 0.0 };
+        let by = if *scale > 0.0 { by } else { 0.0 };
+        let mut lanes = [0i32; 16];
+        for (x, q) in x.as_chunks::<16>().0.iter().zip(q.as_chunks_mut::<16>().0) {
+            for i in 0..16 {
+                let scaled = x[i] * by;
+                let scaled = if scaled.abs() <= LARGEST { scaled } else { clamped(scaled) };
+                let value = rounded(scaled + ROUND);
+                let high = (value + 128) >> 8;
+                let byte = if upper { high } else { value - (high << 8) };
+                lanes[i] += byte;
+                q[i] = byte as i8;
+            }
+        }
+        *sum = lanes.iter().sum();
+    }
+}
+
+/// What lies beyond the largest value by its rounding; 0 for what is not a number.
+#[inline(always)]
+fn clamped(x: f32) -> f32 {
+    if x.is_nan() { 0.0 } else { x.clamp(-LARGEST, LARGEST) }
+}

@@ -1,0 +1,68 @@
+//! Whether a model was trained with activations of 8 bits.
+
+use crate::format::{Checkpoint, DType, Description, FormatError};
+use crate::graph::BlockSpec;
+
+/// What the inputs of ternary matrices are rounded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActivationKind {
+    /// 8 bits with one scale for each token, as BitNet b1.58 is trained.
+    Int8,
+    /// As good as floats: 16 bits with a scale for each token and group of columns ([`sterna_cpu::grouped`]). For models of
+    /// which only the weights were quantized: 8 bits are not what their authors measured, and cost accuracy wherever a few
+    /// channels are much larger than the others.
+    Float,
+}
+
+impl ActivationKind {
+    /// The name that `sterna.activations` holds in a GGUF file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ActivationKind::Int8 => "int8",
+            ActivationKind::Float => "float",
+        }
+    }
+}
+
+/// The key that says it where nothing else in a GGUF file does.
+pub(crate) const ACTIVATIONS: &str = "sterna.activations";
+
+/// What the model of `blocks` was trained with.
+///
+/// A Hugging Face folder says so: `quant_method: bitnet`, or the architecture of BitNet. Of a GGUF file the architecture
+/// tells, or [`ACTIVATIONS`]. Llama is ambiguous, since Falcon3-1.58bit and TriLM are both: types with blocks of 64 and 128
+/// weights are those of weight-only models, and so are matrices with several scales.
+pub(super) fn kind(checkpoint: &Checkpoint, blocks: &[BlockSpec]) -> Result<ActivationKind, FormatError> {
+    let int8 = |is: bool| Ok(if is { ActivationKind::Int8 } else { ActivationKind::Float });
+    match checkpoint.description() {
+        Description::HuggingFace { config } => {
+            let architecture = config["architectures"][0].as_str().unwrap_or_default();
+            let is_bitnet = architecture.to_ascii_lowercase().starts_with("bitnet");
+            int8(is_bitnet || config["quantization_config"]["quant_method"] == "bitnet")
+        }
+        Description::Gguf { metadata, .. } => {
+            if let Some(known) = metadata.str(ACTIVATIONS) {
+                return int8(known != ActivationKind::Float.name());
+            }
+            let architecture = metadata.str("general.architecture").unwrap_or_default();
+            if architecture != "llama" {
+                return int8(architecture.starts_with("bitnet"));
+            }
+            let Some(block) = blocks.first() else { return int8(true) };
+            for linear in block.linears() {
+                let several = match checkpoint.tensor(&linear.name).map(|tensor| tensor.dtype) {
+                    Some(DType::Q2_0 | DType::Pq2_0 | DType::Ptq1_0) => true,
+                    Some(DType::Tq1_0 | DType::Tq2_0) => matches!(
+                        checkpoint.ternary(&linear.name, linear.rows, linear.cols),
+                        Err(FormatError::GroupScales { .. })
+                    ),
+                    _ => false,
+                };
+                if several {
+                    return int8(false);
+                }
+            }
+            int8(true)
+        }
+    }
+}
