@@ -4,10 +4,12 @@
 //! against the file; nothing is converted here. `registry` picks the architecture from the checkpoint's own words.
 
 mod bitnet;
+mod block;
 mod config;
 mod error;
 mod llama;
 mod names;
+mod qwen3;
 
 pub(crate) use config::LLAMA3_ROPE;
 pub use config::{Gate, ModelConfig};
@@ -33,6 +35,9 @@ pub fn build_graph(checkpoint: Arc<Checkpoint>) -> Result<Graph, ModelError> {
         }
         (Description::Gguf { .. }, "llama") | (Description::HuggingFace { .. }, "LlamaForCausalLM") => {
             llama::build(checkpoint, &name)?
+        }
+        (Description::Gguf { .. }, "qwen3") | (Description::HuggingFace { .. }, "Qwen3ForCausalLM") => {
+            qwen3::build(checkpoint, &name)?
         }
         _ => return Err(ModelError::UnknownArchitecture { file: checkpoint.path().into(), name }),
     };

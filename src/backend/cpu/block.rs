@@ -3,7 +3,7 @@
 use sterna_cpu::activation::Gate as GateFunction;
 use sterna_cpu::attention::{AttentionScratch, attention};
 use sterna_cpu::kv::{KvLayer, KvSpan};
-use sterna_cpu::rope::RopeRows;
+use sterna_cpu::rope::{HeadNorms, RopeRows};
 use sterna_cpu::{Activations, AlignedBuf, Kernels, Layout, LinearJob, Pool, Readers, TernaryMatrix, linear};
 
 use crate::backend::{BackendError, LinearEvent, Observer};
@@ -17,6 +17,8 @@ pub(super) struct CpuBlock {
     q: Linear,
     k: Linear,
     v: Linear,
+    q_norm: Option<Vec<f32>>,
+    k_norm: Option<Vec<f32>>,
     attn_sub_norm: Option<Vec<f32>>,
     o: Linear,
     ffn_norm: Vec<f32>,
@@ -97,6 +99,7 @@ impl CpuBlock {
     ) -> Result<CpuBlock, BackendError> {
         let config = graph.config();
         let norm = |name: &str, len| graph.norm(name, len);
+        let optional = |name: &Option<String>, len| name.as_deref().map(|name| norm(name, len)).transpose();
         let (a, f) = (&spec.attention, &spec.ffn);
         // A matrix and those that are multiplied in front of and behind it in the same region.
         let linear = |before: &[&LinearSpec], spec: &LinearSpec, behind: &[&LinearSpec]| {
@@ -110,12 +113,14 @@ impl CpuBlock {
             q: linear(&[], &a.q, &[&a.k, &a.v])?,
             k: linear(&[&a.q], &a.k, &[&a.v])?,
             v: linear(&[&a.q, &a.k], &a.v, &[])?,
-            attn_sub_norm: a.sub_norm.as_deref().map(|n| norm(n, config.q_size())).transpose()?,
+            q_norm: optional(&a.q_norm, config.head_dim)?,
+            k_norm: optional(&a.k_norm, config.head_dim)?,
+            attn_sub_norm: optional(&a.sub_norm, config.q_size())?,
             o: linear(&[], &a.o, &[])?,
             ffn_norm: norm(&f.norm, config.hidden_size)?,
             gate: linear(&[], &f.gate, &[&f.up])?,
             up: linear(&[&f.gate], &f.up, &[])?,
-            ffn_sub_norm: f.sub_norm.as_deref().map(|n| norm(n, config.intermediate_size)).transpose()?,
+            ffn_sub_norm: optional(&f.sub_norm, config.intermediate_size)?,
             down: linear(&[], &f.down, &[])?,
             cache,
         })
@@ -146,7 +151,8 @@ impl CpuBlock {
         context.linears(acts, [(&self.q, q), (&self.k, k), (&self.v, v)], false, &[&self.o.weight]);
         context.report(self.index, acts, &[("q_proj", q), ("k_proj", k), ("v_proj", v)]);
 
-        context.rope.apply_all(context.pool, isa, q, k);
+        let norms = HeadNorms { q: self.q_norm.as_deref(), k: self.k_norm.as_deref(), eps: config.rms_norm_eps };
+        context.rope.apply_all(context.pool, isa, q, k, norms);
         self.cache.store(context.pool, isa, context.spans, k, v);
         let (heads, scale) = (config.num_heads, 1.0 / (config.head_dim as f32).sqrt());
         attention(context.pool, isa, q, &self.cache, context.spans, heads, scale, attention_scratch, attn);
