@@ -52,6 +52,12 @@ const FORMS: &[Form] = &[
     form("bitnet_b158_large", "", EXPECTED),
     form("bitnet_b158_large", "model-tq2_0.gguf", EXPECTED_TQ),
     form("bitnet_b158_3b_awkward", "", EXPECTED),
+    form("qwen3_ternary", "", EXPECTED),
+    form("qwen3_ternary", "model-q2_0_g64.gguf", EXPECTED),
+    form("qwen3_ternary", "model-q2_0_g128_legacy42.gguf", EXPECTED),
+    form("qwen3_ternary", "model-pq2_0_g128_142.gguf", EXPECTED),
+    form("qwen3_bitlinear", "", EXPECTED),
+    form("qwen3_bitlinear", "model-f16.gguf", EXPECTED),
 ];
 
 fn open(form: &Form, options: &OpenOptions) -> Model {
@@ -286,6 +292,7 @@ fn forms_with_the_same_numbers_give_the_same_bits() {
         ("bitnet_b_awkward", &["", "model-i2_s.gguf"]),
         ("llama_a", &["", "model-i2_s.gguf"]),
         ("llama_a", &["model-tq1_0.gguf", "model-tq2_0.gguf"]),
+        ("qwen3_bitlinear", &["", "model-f16.gguf"]),
     ] {
         let ids = read_tensors(&fixture(model).join(EXPECTED))["p0.ids"].ids();
         let folder = with_f16_embeddings(model);

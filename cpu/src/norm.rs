@@ -13,10 +13,26 @@ per_isa! {
 #[inline(always)]
 fn rms_norm_body<S: Lanes>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     assert!(x.len() == weight.len() && x.len() == out.len(), "rms_norm: lengths differ");
-    let mean = dot(x, x) / x.len() as f32;
-    let scale = 1.0 / (mean + eps).sqrt();
+    let scale = scale_of(x, eps);
     for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
         *out = weight * (x * scale);
+    }
+}
+
+/// `1 / sqrt(mean(x²) + eps)`
+#[inline(always)]
+fn scale_of(x: &[f32], eps: f32) -> f32 {
+    let mean = dot(x, x) / x.len() as f32;
+    1.0 / (mean + eps).sqrt()
+}
+
+/// [`rms_norm`] of `x` in its own place, bit for bit.
+#[inline(always)]
+pub(crate) fn norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
+    assert_eq!(x.len(), weight.len(), "rms_norm: lengths differ");
+    let scale = scale_of(x, eps);
+    for (x, weight) in x.iter_mut().zip(weight) {
+        *x = weight * (*x * scale);
     }
 }
 

@@ -1,8 +1,10 @@
 //! Rotary position embedding, half-split: element i of a head turns with element i + head_dim / 2.
 //!
-//! Source: <https://arxiv.org/abs/2104.09864>, in the form of transformers' `rotate_half`.
+//! Source: <https://arxiv.org/abs/2104.09864>, in the form of transformers' `rotate_half`. Where a model normalises each head
+//! of its queries and keys first, that is part of the same pass over them.
 
 use crate::Isa;
+use crate::norm::norm_in_place;
 use crate::pool::{Pool, SharedSlice};
 use crate::simd::{Lanes, per_isa};
 
@@ -27,14 +29,50 @@ pub enum RopeScaling {
         /// Positions of the original training.
         original_max_position: usize,
     },
+    /// YaRN: high frequencies are kept, low ones divided by `factor`, those between interpolated by the number of turns that
+    /// they make within the original context. Source: <https://arxiv.org/abs/2309.00071>, in the form of transformers.
+    Yarn {
+        /// Divisor of the low frequencies.
+        factor: f32,
+        /// Pairs that make more turns than this keep their frequency.
+        beta_fast: f32,
+        /// Pairs that make fewer turns than this have theirs divided.
+        beta_slow: f32,
+        /// Positions of the original training.
+        original_max_position: usize,
+        /// Multiplies cosines and sines, and so scores by its square.
+        attention_factor: f32,
+        /// Whether the bounds between which frequencies are interpolated are rounded to whole pairs.
+        truncate: bool,
+    },
     /// One divisor per frequency (GGUF's `rope_freqs.weight`), head_dim / 2 of them.
     Factors(Vec<f32>),
+}
+
+impl RopeScaling {
+    /// What YaRN multiplies cosines and sines with, unless a model says otherwise: `0.1 ln(factor) + 1`.
+    pub fn yarn_attention_factor(factor: f32) -> f32 {
+        if factor <= 1.0 { 1.0 } else { (0.1 * f64::from(factor).ln() + 1.0) as f32 }
+    }
 }
 
 /// The frequencies of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
     inv_freq: Vec<f32>,
+    /// Multiplies cosines and sines.
+    amplitude: f32,
+}
+
+/// RMSNorm over each head of the queries and of the keys, before they turn; the weights have the width of a head.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HeadNorms<'a> {
+    /// Weight for the queries.
+    pub q: Option<&'a [f32]>,
+    /// Weight for the keys.
+    pub k: Option<&'a [f32]>,
+    /// Added to the mean square.
+    pub eps: f32,
 }
 
 /// Cosines and sines for the positions of a batch, computed once for all layers and heads.
@@ -62,6 +100,7 @@ impl Rope {
             let exponent = (2 * i) as f32 / head_dim as f32;
             1.0 / (f64::from(theta).powf(f64::from(exponent)) as f32)
         });
+        let mut amplitude = 1.0;
         let inv_freq: Vec<f32> = match scaling {
             RopeScaling::None => base.collect(),
             RopeScaling::Linear { factor } => base.map(|f| f / factor).collect(),
@@ -84,8 +123,31 @@ impl Rope {
                 })
                 .collect()
             }
+            &RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_position, attention_factor, truncate } => {
+                amplitude = attention_factor;
+                // The pair that makes so many turns within the original context.
+                let pair_of = |turns: f32| {
+                    let positions = original_max_position as f64 / (f64::from(turns) * 2.0 * std::f64::consts::PI);
+                    head_dim as f64 * positions.ln() / (2.0 * f64::from(theta).ln())
+                };
+                let (mut low, mut high) = (pair_of(beta_fast), pair_of(beta_slow));
+                if truncate {
+                    (low, high) = (low.floor(), high.ceil());
+                }
+                (low, high) = (low.max(0.0), high.min(head_dim as f64 - 1.0));
+                if low == high {
+                    high += 0.001;
+                }
+                base.enumerate()
+                    .map(|(i, f)| {
+                        let divided = ((i as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
+                        let kept = 1.0 - divided;
+                        f / factor * (1.0 - kept) + f * kept
+                    })
+                    .collect()
+            }
         };
-        Rope { inv_freq }
+        Rope { inv_freq, amplitude }
     }
 
     /// Computes the rows of `positions`.
@@ -97,8 +159,8 @@ impl Rope {
             for &freq in &self.inv_freq {
                 // The angle is rounded to f32 as in the reference; its sine and cosine are exact to f32.
                 let (sin, cos) = f64::from(position as f32 * freq).sin_cos();
-                rows.cos.push(cos as f32);
-                rows.sin.push(sin as f32);
+                rows.cos.push(cos as f32 * self.amplitude);
+                rows.sin.push(sin as f32 * self.amplitude);
             }
         }
     }
@@ -110,29 +172,35 @@ impl RopeRows {
         self.cos.iter().zip(&self.sin).map(|(&cos, &sin)| [cos, sin])
     }
 
-    /// Turns the heads of all tokens in `q` and `k`, a row of whole heads per token each, on the threads of `pool`.
+    /// Turns the heads of all tokens in `q` and `k`, a row of whole heads per token each, on the threads of `pool`, after
+    /// the norms if there are any.
     ///
     /// # Panics
-    /// If the rows do not consist of whole heads.
-    pub fn apply_all(&self, pool: &Pool, isa: Isa, q: &mut [f32], k: &mut [f32]) {
+    /// If the rows do not consist of whole heads, or the weight of a norm has not the width of one.
+    pub fn apply_all(&self, pool: &Pool, isa: Isa, q: &mut [f32], k: &mut [f32], norms: HeadNorms<'_>) {
         let tokens = self.cos.len() / self.half;
         let (q_width, k_width) = (q.len() / tokens, k.len() / tokens);
         let (q, k) = (SharedSlice::new(q), SharedSlice::new(k));
         pool.run(tokens, &|token| {
             // SAFETY: each token belongs to one task.
             let (q, k) = unsafe { (q.range(token * q_width, q_width), k.range(token * k_width, k_width)) };
-            self.apply(isa, token, q);
-            self.apply(isa, token, k);
+            self.apply(isa, token, q, norms.q.map(|weight| (weight, norms.eps)));
+            self.apply(isa, token, k, norms.k.map(|weight| (weight, norms.eps)));
         });
     }
 
-    /// Turns the heads in `x`, `[heads · head_dim]`, of row `row`.
+    /// Turns the heads in `x`, `[heads · head_dim]`, of row `row`, after an RMSNorm over each with the given weight and
+    /// epsilon if there is one.
     ///
     /// # Panics
-    /// If `x` is not a number of whole heads, or there is no such row.
-    pub fn apply(&self, isa: Isa, row: usize, x: &mut [f32]) {
+    /// If `x` is not a number of whole heads, the weight has not the width of one, or there is no such row.
+    pub fn apply(&self, isa: Isa, row: usize, x: &mut [f32], norm: Option<(&[f32], f32)>) {
         let range = row * self.half..(row + 1) * self.half;
-        rotate(isa, &self.cos[range.clone()], &self.sin[range], x);
+        let (cos, sin) = (&self.cos[range.clone()], &self.sin[range]);
+        match norm {
+            None => rotate(isa, cos, sin, x),
+            Some((weight, eps)) => norm_rotate(isa, cos, sin, weight, eps, x),
+        }
     }
 }
 
@@ -142,21 +210,41 @@ per_isa! {
 
 #[inline(always)]
 fn rotate_body<S: Lanes>(cos: &[f32], sin: &[f32], x: &mut [f32]) {
+    assert!(x.len().is_multiple_of(2 * cos.len()), "rope: whole heads");
+    for head in x.chunks_exact_mut(2 * cos.len()) {
+        rotate_head(cos, sin, head);
+    }
+}
+
+per_isa! {
+    fn norm_rotate(cos: &[f32], sin: &[f32], weight: &[f32], eps: f32, x: &mut [f32]) = norm_rotate_body;
+}
+
+#[inline(always)]
+fn norm_rotate_body<S: Lanes>(cos: &[f32], sin: &[f32], weight: &[f32], eps: f32, x: &mut [f32]) {
+    assert!(x.len().is_multiple_of(2 * cos.len()), "rope: whole heads");
+    for head in x.chunks_exact_mut(2 * cos.len()) {
+        norm_in_place(head, weight, eps);
+        rotate_head(cos, sin, head);
+    }
+}
+
+/// Turns the pairs of one head.
+#[inline(always)]
+fn rotate_head(cos: &[f32], sin: &[f32], head: &mut [f32]) {
     let half = cos.len();
-    assert!(x.len().is_multiple_of(2 * half), "rope: whole heads");
-    for head in x.chunks_exact_mut(2 * half) {
-        let (low, high) = head.split_at_mut(half);
-        for i in 0..half {
-            let (a, b) = (low[i], high[i]);
-            low[i] = a.mul_add(cos[i], -(b * sin[i]));
-            high[i] = b.mul_add(cos[i], a * sin[i]);
-        }
+    let (low, high) = head.split_at_mut(half);
+    for i in 0..half {
+        let (a, b) = (low[i], high[i]);
+        low[i] = a.mul_add(cos[i], -(b * sin[i]));
+        high[i] = b.mul_add(cos[i], a * sin[i]);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::norm::rms_norm;
 
     #[test]
     fn pairs_turn_by_position_times_frequency() {
@@ -167,7 +255,7 @@ mod tests {
         for (row, position) in [0.0, 5.0, 1000.0f64].into_iter().enumerate() {
             let x: Vec<f32> = (0..2 * head_dim).map(|i| (i as f32 * 0.7).sin()).collect();
             let mut y = x.clone();
-            rows.apply(Isa::Scalar, row, &mut y);
+            rows.apply(Isa::Scalar, row, &mut y, None);
             for head in [0, head_dim] {
                 for i in 0..32 {
                     let angle = position * f64::from(theta).powf(-(2.0 * i as f64) / 64.0);
@@ -176,6 +264,51 @@ mod tests {
                     assert!((f64::from(y[head + i]) - want).abs() < 2e-7 * (1.0 + angle), "{position} {i}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn heads_are_normalised_before_they_turn() {
+        for head_dim in [6, 64, 100] {
+            let mut rows = RopeRows::default();
+            Rope::new(head_dim, 10000.0, &RopeScaling::None).rows([3, 70].into_iter(), &mut rows);
+            let weight: Vec<f32> = (0..head_dim).map(|i| 0.5 + (i % 5) as f32 * 0.3).collect();
+            let x: Vec<f32> = (0..3 * head_dim).map(|i| (i as f32 * 0.7).sin() * 5.0).collect();
+            let mut want = x.clone();
+            for head in 0..3 {
+                let range = head * head_dim..(head + 1) * head_dim;
+                rms_norm(Isa::Scalar, &x[range.clone()], &weight, 1e-6, &mut want[range]);
+            }
+            rows.apply(Isa::Scalar, 1, &mut want, None);
+            for isa in Isa::available() {
+                let mut got = x.clone();
+                rows.apply(isa, 1, &mut got, Some((&weight, 1e-6)));
+                assert_eq!(got, want, "{isa} {head_dim}");
+            }
+        }
+    }
+
+    #[test]
+    fn yarn_is_that_of_transformers() {
+        // modeling_rope_utils._compute_yarn_parameters: head_dim 16, theta 1e6, factor 4, original context 512.
+        let yarn = |truncate| RopeScaling::Yarn {
+            factor: 4.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            original_max_position: 512,
+            attention_factor: RopeScaling::yarn_attention_factor(4.0),
+            truncate,
+        };
+        let same = [1.0, 0.0, 0.0, 0.001_405_853_3, 0.000_25, 4.445_698_5e-5, 7.905_693_6e-6, 1.405_853_4e-6];
+        for (truncate, mixed) in [(true, [0.133_370_95, 0.015_811_389]), (false, [0.147_340_89, 0.014_383_363])] {
+            let rope = Rope::new(16, 1e6, &yarn(truncate));
+            let want = [&same[..1], &mixed, &same[3..]].concat();
+            for (got, want) in rope.frequencies().iter().zip(&want) {
+                assert!((got - want).abs() <= 1e-6 * want, "{truncate}: {got} {want}");
+            }
+            let mut rows = RopeRows::default();
+            rope.rows([0].into_iter(), &mut rows);
+            assert!(rows.turns().all(|turn| turn == [1.138_629_4, 0.0]));
         }
     }
 

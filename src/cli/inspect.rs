@@ -78,15 +78,8 @@ impl Parts {
 fn other_parameters(graph: &Graph) -> u64 {
     let config = graph.config();
     let matrices = if graph.is_tied() { 1 } else { 2 };
-    let block_norms: usize = graph
-        .blocks()
-        .iter()
-        .map(|block| {
-            2 * config.hidden_size
-                + block.attention.sub_norm.as_ref().map_or(0, |_| config.q_size())
-                + block.ffn.sub_norm.as_ref().map_or(0, |_| config.intermediate_size)
-        })
-        .sum();
+    let norms = graph.blocks().iter().flat_map(|block| block.norms(config));
+    let block_norms: usize = norms.map(|(_, len)| len).sum();
     (matrices * config.vocab_size * config.hidden_size + config.hidden_size + block_norms) as u64
 }
 

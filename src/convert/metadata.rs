@@ -122,6 +122,23 @@ fn from_hugging_face(graph: &Graph) -> Result<Metadata, Error> {
             let original = original_max_position as f32;
             set(LLAMA3_ROPE.into(), Value::Floats(vec![factor, low_freq_factor, high_freq_factor, original]));
         }
+        RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_position, attention_factor, truncate: true } => {
+            let mut set = |key: &str, value| set(format!("{architecture}.rope.scaling.{key}"), value);
+            set("type", Value::String("yarn".into()));
+            set("factor", Value::F64(factor.into()));
+            set("original_context_length", Value::U64(original_max_position as u64));
+            set("yarn_beta_fast", Value::F64(beta_fast.into()));
+            set("yarn_beta_slow", Value::F64(beta_slow.into()));
+            // What comes on top of that which follows from the factor.
+            let beyond = attention_factor / RopeScaling::yarn_attention_factor(factor);
+            if beyond != 1.0 {
+                set("attn_factor", Value::F64(beyond.into()));
+            }
+        }
+        RopeScaling::Yarn { truncate: false, .. } => {
+            let reason = "GGUF has no key for YaRN whose bounds are not rounded (truncate: false)";
+            return Err(FormatError::header(checkpoint.path(), "`rope_scaling`", reason).into());
+        }
     }
     if checkpoint.file("generation_config.json")?.is_some() {
         let sampling = default_sampling(checkpoint)?;

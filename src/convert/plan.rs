@@ -7,7 +7,7 @@ use sterna_cpu::rope::{Rope, RopeScaling};
 use super::{ConvertOptions, dense_dtype};
 use crate::engine::Error;
 use crate::format::{DType, DenseTensor, Description, Encoding, FormatError, Group, TensorPlan};
-use crate::graph::{BlockSpec, Graph, GroupedLinear, HEAD_BOUNDS, HEAD_VALUES, LinearSpec, RowOrder};
+use crate::graph::{AttentionSpec, BlockSpec, Graph, GroupedLinear, HEAD_BOUNDS, HEAD_VALUES, LinearSpec, RowOrder};
 use crate::model::{ActivationKind, Names, Part};
 
 /// A tensor of the new file.
@@ -92,8 +92,11 @@ pub(super) fn architecture(graph: &Graph) -> Result<&str, FormatError> {
     if let Description::Gguf { .. } = graph.checkpoint().description() {
         return Ok(&config.architecture);
     }
-    let has_sub_norms = graph.blocks().iter().any(|block| block.attention.sub_norm.is_some());
-    match (has_sub_norms, config.gate) {
+    let has = |part: fn(&AttentionSpec) -> bool| graph.blocks().iter().any(|block| part(&block.attention));
+    if has(|attention| attention.q_norm.is_some()) {
+        return Ok("qwen3");
+    }
+    match (has(|attention| attention.sub_norm.is_some()), config.gate) {
         (true, Gate::Relu2) => Ok("bitnet-b1.58"),
         (true, Gate::Silu) => Ok("bitnet"),
         (false, Gate::Silu) => Ok("llama"),
@@ -139,12 +142,16 @@ pub(super) fn tensors(graph: &Graph, options: ConvertOptions) -> Result<Vec<Plan
             add(name(part), DType::F32, vec![len], Job::Norm { name: source.to_owned(), len });
         };
         norm(Part::AttnNorm, &a.norm, hidden);
-        if let Some(source) = &a.sub_norm {
-            norm(Part::AttnSubNorm, source, config.q_size());
-        }
         norm(Part::FfnNorm, &f.norm, hidden);
-        if let Some(source) = &f.sub_norm {
-            norm(Part::FfnSubNorm, source, config.intermediate_size);
+        for (part, source, len) in [
+            (Part::QNorm, &a.q_norm, config.head_dim),
+            (Part::KNorm, &a.k_norm, config.head_dim),
+            (Part::AttnSubNorm, &a.sub_norm, config.q_size()),
+            (Part::FfnSubNorm, &f.sub_norm, config.intermediate_size),
+        ] {
+            if let Some(source) = source {
+                norm(part, source, len);
+            }
         }
         for (part, spec) in [
             (Part::Q, &a.q),
@@ -212,6 +219,6 @@ fn rope_factors(scaling: &RopeScaling, head_dim: usize, theta: f32) -> Option<Ve
             let [plain, scaled] = [&RopeScaling::None, scaling].map(|scaling| Rope::new(head_dim, theta, scaling));
             Some(plain.frequencies().iter().zip(scaled.frequencies()).map(|(plain, scaled)| plain / scaled).collect())
         }
-        RopeScaling::None | RopeScaling::Linear { .. } => None,
+        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } => None,
     }
 }

@@ -341,10 +341,7 @@ impl Graph {
         ];
         for block in &self.parts.blocks {
             expected.extend(block.linears().map(|l| (l.name.as_str(), vec![l.rows, l.cols])));
-            expected.push((&block.attention.norm, vec![hidden]));
-            expected.push((&block.ffn.norm, vec![hidden]));
-            expected.extend(block.attention.sub_norm.iter().map(|n| (n.as_str(), vec![config.q_size()])));
-            expected.extend(block.ffn.sub_norm.iter().map(|n| (n.as_str(), vec![config.intermediate_size])));
+            expected.extend(block.norms(config).map(|(name, len)| (name, vec![len])));
         }
         expected
     }

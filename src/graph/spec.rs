@@ -32,6 +32,21 @@ impl BlockSpec {
         let (a, f) = (&self.attention, &self.ffn);
         [&a.q, &a.k, &a.v, &a.o, &f.gate, &f.up, &f.down].into_iter()
     }
+
+    /// The weights of the norms, with their lengths.
+    pub fn norms(&self, config: &ModelConfig) -> impl Iterator<Item = (&str, usize)> {
+        let (a, f) = (&self.attention, &self.ffn);
+        let (hidden, head) = (config.hidden_size, config.head_dim);
+        let always = [(&a.norm, hidden), (&f.norm, hidden)].into_iter();
+        let optional = [
+            (&a.q_norm, head),
+            (&a.k_norm, head),
+            (&a.sub_norm, config.q_size()),
+            (&f.sub_norm, config.intermediate_size),
+        ];
+        let optional = optional.into_iter().filter_map(|(name, len)| Some((name.as_ref()?, len)));
+        always.chain(optional).map(|(name, len)| (name.as_str(), len))
+    }
 }
 
 /// The attention half of a block.
@@ -45,6 +60,10 @@ pub struct AttentionSpec {
     pub k: LinearSpec,
     /// Value projection.
     pub v: LinearSpec,
+    /// RMSNorm over each head of the queries, `[head_dim]`, before they turn.
+    pub q_norm: Option<String>,
+    /// RMSNorm over each head of the keys, `[head_dim]`, before they turn.
+    pub k_norm: Option<String>,
     /// RMSNorm over all heads together, in front of `o`.
     pub sub_norm: Option<String>,
     /// Output projection.

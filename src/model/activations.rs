@@ -1,7 +1,7 @@
 //! Whether a model was trained with activations of 8 bits.
 
-use crate::format::{Checkpoint, DType, Description, FormatError};
-use crate::graph::BlockSpec;
+use crate::format::{Checkpoint, Description, FormatError};
+use crate::graph::{BlockSpec, LinearSpec};
 
 /// What the inputs of ternary matrices are rounded to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +30,10 @@ pub(crate) const ACTIVATIONS: &str = "sterna.activations";
 /// What the model of `blocks` was trained with.
 ///
 /// A Hugging Face folder says so: `quant_method: bitnet`, or the architecture of BitNet. Of a GGUF file the architecture
-/// tells, or [`ACTIVATIONS`]. Llama is ambiguous, since Falcon3-1.58bit and TriLM are both: types with blocks of 64 and 128
-/// weights are those of weight-only models, and so are matrices with several scales.
-pub(super) fn kind(checkpoint: &Checkpoint, blocks: &[BlockSpec]) -> Result<ActivationKind, FormatError> {
-    let int8 = |is: bool| Ok(if is { ActivationKind::Int8 } else { ActivationKind::Float });
+/// may tell, or [`ACTIVATIONS`]. Others are ambiguous, since Falcon3-1.58bit and TriLM are both Llama: matrices with several
+/// scales are those of weight-only models.
+pub(super) fn kind(checkpoint: &Checkpoint, blocks: &[BlockSpec]) -> ActivationKind {
+    let int8 = |is: bool| if is { ActivationKind::Int8 } else { ActivationKind::Float };
     match checkpoint.description() {
         Description::HuggingFace { config } => {
             let architecture = config["architectures"][0].as_str().unwrap_or_default();
@@ -44,25 +44,12 @@ pub(super) fn kind(checkpoint: &Checkpoint, blocks: &[BlockSpec]) -> Result<Acti
             if let Some(known) = metadata.str(ACTIVATIONS) {
                 return int8(known != ActivationKind::Float.name());
             }
-            let architecture = metadata.str("general.architecture").unwrap_or_default();
-            if architecture != "llama" {
-                return int8(architecture.starts_with("bitnet"));
-            }
-            let Some(block) = blocks.first() else { return int8(true) };
-            for linear in block.linears() {
-                let several = match checkpoint.tensor(&linear.name).map(|tensor| tensor.dtype) {
-                    Some(DType::Q2_0 | DType::Pq2_0 | DType::Ptq1_0) => true,
-                    Some(DType::Tq1_0 | DType::Tq2_0) => matches!(
-                        checkpoint.ternary(&linear.name, linear.rows, linear.cols),
-                        Err(FormatError::GroupScales { .. })
-                    ),
-                    _ => false,
-                };
-                if several {
-                    return int8(false);
-                }
-            }
-            int8(true)
+            let is_bitnet = metadata.str("general.architecture").is_some_and(|name| name.starts_with("bitnet"));
+            let several = |linear: &LinearSpec| {
+                let opened = checkpoint.ternary(&linear.name, linear.rows, linear.cols);
+                matches!(opened, Err(FormatError::GroupScales { .. } | FormatError::NotTernary { .. }))
+            };
+            int8(is_bitnet || !blocks.first().is_some_and(|block| block.linears().any(several)))
         }
     }
 }

@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
+use super::block::block;
 use super::names::{Names, Part};
 use super::{Gate, ModelError, config};
 use crate::format::Checkpoint;
-use crate::graph::{AttentionSpec, BlockSpec, FfnSpec, Graph, GraphParts, LinearSpec, RowOrder};
+use crate::graph::{Graph, GraphParts, RowOrder};
 
 pub(super) fn build(checkpoint: Arc<Checkpoint>, architecture: &str) -> Result<Graph, ModelError> {
     // mainline llama.cpp's `bitnet` and 1bitLLM's class are the SiLU reproduction; 2B-4T has names of its own.
@@ -20,7 +21,7 @@ pub(super) fn build(checkpoint: Arc<Checkpoint>, architecture: &str) -> Result<G
         _ => (Names::Gguf, Gate::Relu2),
     };
     let config = config::read(&checkpoint, architecture, names.embed(), gate)?;
-    let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
+    let hidden = config.hidden_size;
     if config.q_size() != hidden {
         return Err(ModelError::BadValue {
             file: checkpoint.path().into(),
@@ -31,24 +32,10 @@ pub(super) fn build(checkpoint: Arc<Checkpoint>, architecture: &str) -> Result<G
     }
     let blocks = (0..config.num_layers)
         .map(|layer| {
-            let linear = |part, rows, cols| LinearSpec::new(names.block(layer, part), rows, cols, RowOrder::Natural);
-            BlockSpec {
-                attention: AttentionSpec {
-                    norm: names.block(layer, Part::AttnNorm),
-                    q: linear(Part::Q, config.q_size(), hidden),
-                    k: linear(Part::K, config.kv_size(), hidden),
-                    v: linear(Part::V, config.kv_size(), hidden),
-                    sub_norm: Some(names.block(layer, Part::AttnSubNorm)),
-                    o: linear(Part::O, hidden, config.q_size()),
-                },
-                ffn: FfnSpec {
-                    norm: names.block(layer, Part::FfnNorm),
-                    gate: linear(Part::Gate, ffn, hidden),
-                    up: linear(Part::Up, ffn, hidden),
-                    sub_norm: Some(names.block(layer, Part::FfnSubNorm)),
-                    down: linear(Part::Down, hidden, ffn),
-                },
-            }
+            let mut block = block(names, &config, layer, RowOrder::Natural);
+            block.attention.sub_norm = Some(names.block(layer, Part::AttnSubNorm));
+            block.ffn.sub_norm = Some(names.block(layer, Part::FfnSubNorm));
+            block
         })
         .collect();
     let head = names.head_of(&checkpoint).into();

@@ -197,6 +197,8 @@ const ROPE_DIM: Key = Key { gguf: "rope.dimension_count", hf: "head_dim" };
 const EPS: Key = Key { gguf: "attention.layer_norm_rms_epsilon", hf: "rms_norm_eps" };
 const THETA: Key = Key { gguf: "rope.freq_base", hf: "rope_theta" };
 const CONTEXT: Key = Key { gguf: "context_length", hf: "max_position_embeddings" };
+const ORIGINAL_CONTEXT: Key =
+    Key { gguf: "rope.scaling.original_context_length", hf: "original_max_position_embeddings" };
 const SCALING: Key = Key { gguf: "rope.scaling.type", hf: "rope_scaling" };
 
 /// Reads the hyper-parameters of `checkpoint`; `embed` is the name of its embedding tensor, `gate` the activation of
@@ -212,6 +214,13 @@ pub(super) fn read(
         Description::HuggingFace { config } => Keys::HuggingFace(config),
     };
     let r = Reader { file: checkpoint.path(), keys };
+    if let Keys::HuggingFace(config) = &r.keys
+        && let Some(method) = config["quantization_config"]["quant_method"].as_str()
+        && method != "bitnet"
+    {
+        let expected = "bitnet, or no quantization_config where the weights are ternary as they are";
+        return Err(r.bad(Key { gguf: "", hf: "quantization_config.quant_method" }, method, expected));
+    }
     let hidden_size = r.require_size(HIDDEN)?;
     let num_layers = r.require_size(LAYERS)?;
     let tensors = checkpoint.tensors().count();
@@ -291,12 +300,22 @@ fn rope_scaling(r: &Reader<'_>, checkpoint: &Checkpoint, head_dim: usize) -> Res
             if checkpoint.tensor("rope_freqs.weight").is_some() {
                 return Ok(RopeScaling::Factors(checkpoint.vector("rope_freqs.weight", head_dim / 2)?));
             }
-            let factor = metadata.f64(&format!("{architecture}.rope.scaling.factor")).unwrap_or(1.0) as f32;
+            let scaling = |key: &str| metadata.f64(&format!("{architecture}.rope.scaling.{key}")).map(|v| v as f32);
+            let factor = scaling("factor").unwrap_or(1.0);
             match metadata.str(&r.name(SCALING)) {
                 None | Some("none") => Ok(RopeScaling::None),
                 Some("linear") if factor == 1.0 => Ok(RopeScaling::None),
                 Some("linear") if factor.is_finite() && factor > 0.0 => Ok(RopeScaling::Linear { factor }),
-                Some(other) => Err(r.bad(SCALING, other, "none or linear")),
+                Some("yarn") if factor.is_finite() && factor > 0.0 => yarn(
+                    factor,
+                    r.size(ORIGINAL_CONTEXT)?.or(r.size(CONTEXT)?),
+                    // It comes on top of what follows from the factor.
+                    Some(scaling("attn_factor").unwrap_or(1.0) * RopeScaling::yarn_attention_factor(factor)),
+                    [scaling("yarn_beta_fast"), scaling("yarn_beta_slow")],
+                    true,
+                )
+                .ok_or_else(|| r.missing(ORIGINAL_CONTEXT, "the positions of the original training")),
+                Some(other) => Err(r.bad(SCALING, other, "none, linear or yarn with a positive factor")),
             }
         }
         Keys::HuggingFace(config) => {
@@ -316,10 +335,59 @@ fn rope_scaling(r: &Reader<'_>, checkpoint: &Checkpoint, head_dim: usize) -> Res
                     high_freq_factor: require("high_freq_factor")?,
                     original_max_position: require("original_max_position_embeddings")? as usize,
                 }),
-                other => Err(r.bad(SCALING, other, "default, linear or llama3")),
+                "yarn" => {
+                    let factor = require("factor")?;
+                    let of = |scale: &str| {
+                        number(scale).map(|m| m * (RopeScaling::yarn_attention_factor(factor) - 1.0) + 1.0)
+                    };
+                    let by_scales = of("mscale").zip(of("mscale_all_dim")).map(|(one, all)| one / all);
+                    yarn(
+                        factor,
+                        number("original_max_position_embeddings").map(|v| v as usize).or(r.size(CONTEXT)?),
+                        number("attention_factor").or(by_scales),
+                        [number("beta_fast"), number("beta_slow")],
+                        scaling["truncate"] != false,
+                    )
+                    .ok_or_else(|| r.bad(SCALING, scaling, "a positive original_max_position_embeddings"))
+                }
+                other => Err(r.bad(SCALING, other, "default, linear, llama3 or yarn")),
             }
         }
     }
+}
+
+/// YaRN with the values that the files usually leave out; `None` if nothing says what the original context was.
+fn yarn(
+    factor: f32,
+    original: Option<usize>,
+    attention_factor: Option<f32>,
+    [beta_fast, beta_slow]: [Option<f32>; 2],
+    truncate: bool,
+) -> Option<RopeScaling> {
+    Some(RopeScaling::Yarn {
+        factor,
+        beta_fast: beta_fast.unwrap_or(32.0),
+        beta_slow: beta_slow.unwrap_or(1.0),
+        original_max_position: original?,
+        attention_factor: attention_factor.unwrap_or_else(|| RopeScaling::yarn_attention_factor(factor)),
+        truncate,
+    })
+}
+
+/// Refuses a model whose layers see only the latest positions.
+pub(super) fn refuse_sliding_window(checkpoint: &Checkpoint) -> Result<(), ModelError> {
+    let Description::HuggingFace { config } = checkpoint.description() else { return Ok(()) };
+    let layers = config["layer_types"].as_array().map_or(&[][..], Vec::as_slice);
+    let slides = config["use_sliding_window"] == true || layers.iter().any(|layer| layer != "full_attention");
+    if !slides {
+        return Ok(());
+    }
+    Err(ModelError::BadValue {
+        file: checkpoint.path().into(),
+        key: "use_sliding_window".into(),
+        found: "set, or implied by layer_types".into(),
+        expected: "full attention in every layer of this architecture".into(),
+    })
 }
 
 fn activation(r: &Reader<'_>, default: Gate) -> Result<Gate, ModelError> {

@@ -12,9 +12,9 @@ pub enum ModelError {
     Format(#[from] FormatError),
     /// The architecture is none that this version runs.
     #[error(
-        "{file}: the architecture {name:?} is not supported; this version runs BitNetForCausalLM, BitnetForCausalLM \
-         and LlamaForCausalLM (with quant_method bitnet) folders, and GGUF files of the architectures bitnet, \
-         bitnet-b1.58, bitnet-25 and llama"
+        "{file}: the architecture {name:?} is not supported; this version runs BitNetForCausalLM, BitnetForCausalLM, \
+         LlamaForCausalLM and Qwen3ForCausalLM folders, and GGUF files of the architectures bitnet, bitnet-b1.58, \
+         bitnet-25, llama and qwen3"
     )]
     UnknownArchitecture {
         /// The checkpoint.

@@ -5,10 +5,12 @@
 
 mod activations;
 mod bitnet;
+mod block;
 mod config;
 mod error;
 mod llama;
 mod names;
+mod qwen3;
 
 pub(crate) use activations::ACTIVATIONS;
 pub use activations::ActivationKind;
@@ -37,10 +39,13 @@ pub fn build_graph(checkpoint: Arc<Checkpoint>) -> Result<Graph, ModelError> {
         (Description::Gguf { .. }, "llama") | (Description::HuggingFace { .. }, "LlamaForCausalLM") => {
             llama::build(checkpoint, &name)?
         }
+        (Description::Gguf { .. }, "qwen3") | (Description::HuggingFace { .. }, "Qwen3ForCausalLM") => {
+            qwen3::build(checkpoint, &name)?
+        }
         _ => return Err(ModelError::UnknownArchitecture { file: checkpoint.path().into(), name }),
     };
     graph.check_tensors()?;
-    let activations = activations::kind(graph.checkpoint(), graph.blocks())?;
+    let activations = activations::kind(graph.checkpoint(), graph.blocks());
     graph.set_activations(activations);
     Ok(graph)
 }

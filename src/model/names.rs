@@ -9,6 +9,8 @@ pub(crate) enum Part {
     Q,
     K,
     V,
+    QNorm,
+    KNorm,
     AttnSubNorm,
     O,
     FfnNorm,
@@ -23,13 +25,21 @@ pub(crate) enum Part {
 pub(crate) enum Names {
     /// llama.cpp's GGUF names.
     Gguf,
-    /// transformers' names (BitNetForCausalLM, LlamaForCausalLM).
+    /// transformers' names.
     HuggingFace,
     /// 1bitLLM's BitnetForCausalLM: other names for the two sub-norms.
     OneBitLlm,
 }
 
 impl Names {
+    /// The usual names in the kind of file that `checkpoint` is.
+    pub(crate) fn of(checkpoint: &Checkpoint) -> Names {
+        match checkpoint.description() {
+            Description::Gguf { .. } => Names::Gguf,
+            Description::HuggingFace { .. } => Names::HuggingFace,
+        }
+    }
+
     pub(crate) fn embed(self) -> &'static str {
         match self {
             Names::Gguf => "token_embd.weight",
@@ -62,6 +72,8 @@ impl Names {
                     Part::Q => "attn_q",
                     Part::K => "attn_k",
                     Part::V => "attn_v",
+                    Part::QNorm => "attn_q_norm",
+                    Part::KNorm => "attn_k_norm",
                     Part::AttnSubNorm => "attn_sub_norm",
                     Part::O => "attn_output",
                     Part::FfnNorm => "ffn_norm",
@@ -76,6 +88,8 @@ impl Names {
             (_, Part::Q) => "self_attn.q_proj",
             (_, Part::K) => "self_attn.k_proj",
             (_, Part::V) => "self_attn.v_proj",
+            (_, Part::QNorm) => "self_attn.q_norm",
+            (_, Part::KNorm) => "self_attn.k_norm",
             (Names::OneBitLlm, Part::AttnSubNorm) => "self_attn.inner_attn_ln",
             (_, Part::AttnSubNorm) => "self_attn.attn_sub_norm",
             (_, Part::O) => "self_attn.o_proj",

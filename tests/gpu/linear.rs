@@ -232,7 +232,7 @@ fn queries_turn_and_keys_and_values_reach_the_cache() {
                         for (i, sum) in sums.iter().enumerate() {
                             x[half_split(i)] = *sum as f32 * (scale / 2.0);
                         }
-                        rope.apply(Isa::Scalar, token, &mut x);
+                        rope.apply(Isa::Scalar, token, &mut x, None);
                         (0..x.len()).map(|i| x[half_split(i)]).collect::<Vec<f32>>()
                     };
                     let want_q = turned(&sums[..q_size], scale[0]);

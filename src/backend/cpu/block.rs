@@ -3,7 +3,7 @@
 use sterna_cpu::activation::Gate as GateFunction;
 use sterna_cpu::attention::{AttentionScratch, attention};
 use sterna_cpu::kv::{KvLayer, KvSpan};
-use sterna_cpu::rope::RopeRows;
+use sterna_cpu::rope::{HeadNorms, RopeRows};
 use sterna_cpu::{AlignedBuf, Kernels, Layout, Pool};
 
 use super::linears::{Engine, Inputs, Weights};
@@ -18,6 +18,8 @@ pub(super) struct CpuBlock {
     q: Weights,
     k: Weights,
     v: Weights,
+    q_norm: Option<Vec<f32>>,
+    k_norm: Option<Vec<f32>>,
     attn_sub_norm: Option<Vec<f32>>,
     o: Weights,
     ffn_norm: Vec<f32>,
@@ -92,6 +94,7 @@ impl CpuBlock {
     ) -> Result<CpuBlock, BackendError> {
         let config = graph.config();
         let norm = |name: &str, len| graph.norm(name, len);
+        let optional = |name: &Option<String>, len| name.as_deref().map(|name| norm(name, len)).transpose();
         let (a, f) = (&spec.attention, &spec.ffn);
         let [q, k, v] = Weights::build(graph, pool, layout, [&a.q, &a.k, &a.v])?;
         let [o] = Weights::build(graph, pool, layout, [&a.o])?;
@@ -103,12 +106,14 @@ impl CpuBlock {
             q,
             k,
             v,
-            attn_sub_norm: a.sub_norm.as_deref().map(|n| norm(n, config.q_size())).transpose()?,
+            q_norm: optional(&a.q_norm, config.head_dim)?,
+            k_norm: optional(&a.k_norm, config.head_dim)?,
+            attn_sub_norm: optional(&a.sub_norm, config.q_size())?,
             o,
             ffn_norm: norm(&f.norm, config.hidden_size)?,
             gate,
             up,
-            ffn_sub_norm: f.sub_norm.as_deref().map(|n| norm(n, config.intermediate_size)).transpose()?,
+            ffn_sub_norm: optional(&f.sub_norm, config.intermediate_size)?,
             down,
             cache,
         })
@@ -139,7 +144,8 @@ impl CpuBlock {
         inputs.multiply(context.engine(), [(&self.q, q), (&self.k, k), (&self.v, v)], false, &[&self.o]);
         context.report(self.index, inputs, &self.q, &[("q_proj", q), ("k_proj", k), ("v_proj", v)]);
 
-        context.rope.apply_all(context.pool, isa, q, k);
+        let norms = HeadNorms { q: self.q_norm.as_deref(), k: self.k_norm.as_deref(), eps: config.rms_norm_eps };
+        context.rope.apply_all(context.pool, isa, q, k, norms);
         self.cache.store(context.pool, isa, context.spans, k, v);
         let (heads, scale) = (config.num_heads, 1.0 / (config.head_dim as f32).sqrt());
         attention(context.pool, isa, q, &self.cache, context.spans, heads, scale, attention_scratch, attn);

@@ -94,6 +94,14 @@ pub enum GpuError {
         /// What it says.
         reason: String,
     },
+    /// The kernels lack something that the model needs.
+    #[error("{adapter}: the model has {feature}, which run on the CPU only (--device cpu)")]
+    Unsupported {
+        /// The adapter.
+        adapter: String,
+        /// What the model has.
+        feature: &'static str,
+    },
     /// The cache cannot have this number type.
     #[error("{adapter}: the key-value cache is {found} there, expected f16 or f32 (--kv)")]
     KvType {

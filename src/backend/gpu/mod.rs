@@ -26,6 +26,7 @@ mod rows;
 mod search;
 pub mod shader;
 mod stage;
+mod support;
 mod weights;
 mod workspace;
 
@@ -138,6 +139,7 @@ impl GpuBackend {
     /// # Errors
     /// If the kernels cannot have the model, or the file lacks the embedding or head.
     pub fn needed(&self, graph: &Graph, stages: &[Range<usize>], kv: KvOptions) -> Result<Needed, BackendError> {
+        support::check(graph, self.gpu().name())?;
         fit::needed(self.gpu(), &self.options, graph, stages, kv)
     }
 
@@ -158,6 +160,7 @@ impl Backend for GpuBackend {
     }
 
     fn check(&self, graph: &Graph, stages: &[Range<usize>], kv: KvOptions) -> Result<(), BackendError> {
+        support::check(graph, self.gpu().name())?;
         let head = fit::check(self.gpu(), &self.options, graph, stages, kv)?;
         self.has_room.store(head == self.options.head, Ordering::Relaxed);
         Ok(())
@@ -183,6 +186,7 @@ impl Backend for GpuBackend {
         kv: KvOptions,
         progress: &dyn Progress,
     ) -> Result<Box<dyn Stage>, BackendError> {
+        support::check(graph, self.gpu().name())?;
         let head = if self.has_room.load(Ordering::Relaxed) { self.options.head } else { HeadKind::Exact };
         let options = GpuOptions { head, ..self.options.clone() };
         Ok(Box::new(stage::GpuStage::build(&self.programs, &options, graph, layers, kv, progress)?))
