@@ -118,7 +118,7 @@ impl Activations {
         self.fill_together(pool, kernels, tokens, cols, 1, row);
     }
 
-    /// As [`Activations::fill`], where `together` rows belong together: they are made one after the other by one thread.
+    /// As [`Activations::fill`], where `together` rows belong together: one thread makes them, one after the other.
     pub(crate) fn fill_together(
         &mut self,
         pool: &Pool,
@@ -136,13 +136,13 @@ impl Activations {
             SharedSlice::new(&mut self.sum),
             SharedSlice::new(&mut self.memory),
         );
-        // The tokens of a panel, or of a band of squares, are one task.
-        let together = match prepared {
+        // The tokens of a panel, or of a band of squares, are one task, and so are rows that belong together.
+        let unit = match prepared {
             Prepared::Panels => MAX_TOKENS,
             Prepared::Squares => SQUARE_TOKENS,
-            Prepared::Nothing => together,
-            Prepared::Tables(..) => 1,
+            Prepared::Nothing | Prepared::Tables(..) => 1,
         };
+        let together = if unit.is_multiple_of(together) { unit } else { unit * together };
         pool.run(tokens.div_ceil(together), &|task| {
             let first = task * together;
             let count = together.min(tokens - first);
@@ -157,20 +157,22 @@ impl Activations {
             }
             match prepared {
                 Prepared::Nothing => {}
-                Prepared::Panels => {
-                    // SAFETY: each panel belongs to one task.
-                    let panel = unsafe { memory.range(task * MAX_TOKENS * stride, MAX_TOKENS * stride) };
-                    interleave(q, stride, bytemuck::cast_slice_mut(panel));
-                }
-                Prepared::Squares => {
-                    // SAFETY: each band belongs to one task.
-                    let band = unsafe { memory.range(task * SQUARE_TOKENS * stride, SQUARE_TOKENS * stride) };
-                    cut(q, stride, bytemuck::cast_slice_mut(band));
+                Prepared::Panels | Prepared::Squares => {
+                    for (q, first) in q.chunks(unit * stride).zip((first..).step_by(unit)) {
+                        // SAFETY: each panel and each band belongs to one task.
+                        let memory = unsafe { memory.range(first * stride, unit * stride) };
+                        match prepared {
+                            Prepared::Panels => interleave(q, stride, bytemuck::cast_slice_mut(memory)),
+                            _ => cut(q, stride, bytemuck::cast_slice_mut(memory)),
+                        }
+                    }
                 }
                 Prepared::Tables(_, bytes) => {
-                    // SAFETY: each token belongs to one task.
-                    let table = unsafe { memory.range(first * bytes, bytes) };
-                    kernels.build_table(&q[..kernels.layout().pad(cols)], table);
+                    for (q, token) in q.chunks_exact(stride).zip(first..) {
+                        // SAFETY: each token belongs to one task.
+                        let table = unsafe { memory.range(token * bytes, bytes) };
+                        kernels.build_table(&q[..kernels.layout().pad(cols)], table);
+                    }
                 }
             }
         });

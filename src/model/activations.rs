@@ -8,7 +8,7 @@ use crate::graph::{BlockSpec, LinearSpec};
 pub enum ActivationKind {
     /// 8 bits with one scale for each token, as BitNet b1.58 is trained.
     Int8,
-    /// As good as floats: 16 bits with a scale for each token and group of columns ([`sterna_cpu::grouped`]). For models of
+    /// As good as floats: 24 bits with a scale for each token and group of columns ([`sterna_cpu::grouped`]). For models of
     /// which only the weights were quantized: 8 bits are not what their authors measured, and cost accuracy wherever a few
     /// channels are much larger than the others.
     Float,

@@ -1,4 +1,4 @@
-//! Activations of 16 bits in two planes of int8, with a scale for each group of columns.
+//! Activations of 24 bits in three planes of int8, with a scale for each group of columns.
 
 use super::PLANES;
 use crate::activation::{Gate, gated};
@@ -10,14 +10,14 @@ use crate::pool::{Pool, SharedSlice};
 use crate::quant::Activations;
 use crate::simd::{Lanes, absmax, per_isa};
 
-/// The largest magnitude of a rounded value: `127 · 256 + 127`, whose upper byte is still an int8.
-const LARGEST: f32 = 32639.0;
+/// The largest magnitude of a rounded value, `(127 · 256 + 127) · 256 + 127`: all its bytes are int8.
+const LARGEST: f32 = 8_355_711.0;
 
-/// Rounded activations, `[tokens, cols]`: `x ≈ q · scale` with `q = 256 · upper + lower` in 16 bits and one scale for each
-/// token and group of columns.
+/// Rounded activations, `[tokens, cols]`: `x ≈ q · scale` with `q = (256 · upper + middle) · 256 + lower` in 24 bits and one
+/// scale for each token and group of columns.
 #[derive(Clone, Debug, Default)]
 pub struct GroupedActivations {
-    /// Two rows for each token: the upper bytes, the lower bytes.
+    /// Three rows for each token: the upper, the middle and the lower bytes.
     planes: Activations,
     /// The numbers that were rounded, padded to whole groups.
     x: AlignedBuf<f32>,
@@ -104,7 +104,7 @@ impl GroupedActivations {
             (SharedSlice::new(&mut self.x), SharedSlice::new(&mut self.scale), SharedSlice::new(&mut self.sum));
         self.planes.fill_together(pool, kernels, tokens * PLANES, padded, PLANES, &|plane_row, q| {
             let (token, plane) = (plane_row / PLANES, plane_row % PLANES);
-            // SAFETY: both planes of a token belong to one task, which makes one after the other.
+            // SAFETY: the planes of a token belong to one task, which makes one after the other.
             let (x, scale, sum) = unsafe {
                 (
                     x.range(token * padded, padded),
@@ -117,7 +117,7 @@ impl GroupedActivations {
                 row(token, x);
                 padding.fill(0.0);
             }
-            round_plane(kernels.isa(), x, group, plane == 0, scale, q, sum);
+            round_plane(kernels.isa(), x, group, plane, scale, q, sum);
             (1.0, 0)
         });
     }
@@ -139,8 +139,9 @@ impl GroupedActivations {
 
     /// The rounded values of a token and their scales, one for each group: `x ≈ value · scale`.
     pub fn row(&self, token: usize) -> (impl Iterator<Item = i32>, &[f32]) {
-        let [upper, lower] = [0, 1].map(|plane| self.planes.row(token * PLANES + plane));
-        let values = upper.iter().zip(lower).map(|(&upper, &lower)| 256 * i32::from(upper) + i32::from(lower));
+        let [upper, middle, lower] = [0, 1, 2].map(|plane| self.planes.row(token * PLANES + plane));
+        let values = upper.iter().zip(middle).zip(lower);
+        let values = values.map(|((&upper, &middle), &lower)| whole([upper, middle, lower].map(i32::from)));
         (values.take(self.cols), self.scales(token))
     }
 
@@ -153,8 +154,7 @@ impl GroupedActivations {
     /// Sum of the values of a token in a group.
     pub(super) fn sum(&self, token: usize, piece: usize) -> i32 {
         let pieces = self.cols.div_ceil(self.group);
-        let [upper, lower] = [0, 1].map(|plane| self.sum[(token * PLANES + plane) * pieces + piece]);
-        256 * upper + lower
+        whole(std::array::from_fn(|plane| self.sum[(token * PLANES + plane) * pieces + piece]))
     }
 
     /// What `kernels` read of `tokens` tokens from `token` on, in one group of columns, and how many rows these are with
@@ -164,10 +164,14 @@ impl GroupedActivations {
     }
 }
 
+/// The number that three bytes, or sums of them, make.
+fn whole([upper, middle, lower]: [i32; PLANES]) -> i32 {
+    (256 * upper + middle) * 256 + lower
+}
+
 per_isa! {
-    /// Rounds a row to the upper or the lower bytes of 16 bits; fills in the sums of its groups and, with the upper bytes,
-    /// the scales.
-    fn round_plane(x: &[f32], group: usize, upper: bool, scales: &mut [f32], q: &mut [i8], sums: &mut [i32])
+    /// Rounds a row to one of the bytes of 24 bits, the upper ones first; fills in the sums of its groups and the scales.
+    fn round_plane(x: &[f32], group: usize, plane: usize, scales: &mut [f32], q: &mut [i8], sums: &mut [i32])
         = round_plane_body;
 }
 
@@ -175,7 +179,7 @@ per_isa! {
 fn round_plane_body<S: Lanes>(
     x: &[f32],
     group: usize,
-    upper: bool,
+    plane: usize,
     scales: &mut [f32],
     q: &mut [i8],
     sums: &mut [i32],
@@ -184,17 +188,14 @@ fn round_plane_body<S: Lanes>(
     for (((x, q), scale), sum) in pieces.zip(scales).zip(sums) {
         let max = absmax(x);
         // Numbers beyond what can be rounded, and groups of nothing, count as zeros.
-        let by = if max > f32::MIN_POSITIVE && max < f32::INFINITY { LARGEST / max } else { 0.0 };
-        *scale = if by > 0.0 && by < f32::INFINITY { max / LARGEST } else { 0.0 };
-        let by = if *scale > 0.0 { by } else { 0.0 };
+        let counts = max > 1e-30 && max < f32::INFINITY;
+        let by = if counts { LARGEST / max } else { 0.0 };
+        *scale = if counts { max / LARGEST } else { 0.0 };
+        let shift = 16 - 8 * plane as u32;
         let mut lanes = [0i32; 16];
         for (x, q) in x.as_chunks::<16>().0.iter().zip(q.as_chunks_mut::<16>().0) {
             for i in 0..16 {
-                let scaled = x[i] * by;
-                let scaled = if scaled.abs() <= LARGEST { scaled } else { clamped(scaled) };
-                let value = rounded(scaled + ROUND);
-                let high = (value + 128) >> 8;
-                let byte = if upper { high } else { value - (high << 8) };
+                let byte = byte(rounded_24(x[i] * by), shift);
                 lanes[i] += byte;
                 q[i] = byte as i8;
             }
@@ -203,8 +204,26 @@ fn round_plane_body<S: Lanes>(
     }
 }
 
+/// The nearest integer, at most [`LARGEST`]; 0 for what is not a number.
+#[inline(always)]
+fn rounded_24(x: f32) -> i32 {
+    let x = if x.abs() <= LARGEST { x } else { clamped(x) };
+    // In two parts, since the rounding by addition takes 22 bits.
+    let high = x * (1.0 / 65536.0) + ROUND;
+    let rest = (high - ROUND).mul_add(-65536.0, x);
+    rounded(high) * 65536 + rounded(rest + ROUND)
+}
+
 /// What lies beyond the largest value by its rounding; 0 for what is not a number.
 #[inline(always)]
 fn clamped(x: f32) -> f32 {
     if x.is_nan() { 0.0 } else { x.clamp(-LARGEST, LARGEST) }
+}
+
+/// The byte from bit `shift`, when those below it are signed too.
+#[inline(always)]
+fn byte(value: i32, shift: u32) -> i32 {
+    // Adding 128 to each byte below rounds them away.
+    let above = value + (0x8080 & ((1 << shift) - 1));
+    i32::from((above >> shift) as i8)
 }

@@ -31,8 +31,8 @@ pub struct GroupedJob<'a> {
 }
 
 /// Multiplies the same activations with each job's matrix, in one parallel region: for each group of columns
-/// `out[t, r] += (Σ w · q) · (d[r, group] · scale[t, group])`, the sum exact, rounded once with the addition, groups in
-/// their order. The result does not depend on kernels or threads.
+/// `out[t, r] += (Σ w · q) · (d[r, group] · scale[t, group])`, the sum exact and then the nearest float, rounded once with
+/// the addition, groups in their order. The result does not depend on kernels or threads.
 ///
 /// # Panics
 /// If a matrix has other columns or groups than the activations, an output another length than tokens × rows, there are
@@ -184,8 +184,9 @@ fn accumulate_f32_body<S: Lanes>(part: &Part<'_>, results: &mut [[f32; GROUP]]) 
 fn accumulate<S: Lanes>(part: &Part<'_>, results: &mut [[f32; GROUP]], scales: impl Fn(usize) -> S::F) {
     let (by, offset) = (S::splat(part.scale), S::splat_i32(part.offset.wrapping_neg()));
     for (group, result) in results.iter_mut().enumerate() {
-        let [upper, lower] = [0, 1].map(|plane| S::load_i32(&part.sums[group * part.padded + plane]));
-        // At most 128 · 32639 · 4: exact in single precision.
+        let [upper, middle, lower] = [0, 1, 2].map(|plane| S::load_i32(&part.sums[group * part.padded + plane]));
+        // What overflows on the way comes back: the sum of the group itself fits.
+        let upper = S::add_i32(S::shl_i32::<8>(upper), middle);
         let sum = S::to_f32(S::add_i32(S::add_i32(S::shl_i32::<8>(upper), lower), offset));
         S::store(S::fma(sum, S::mul(scales(part.first + group), by), S::load(result)), result);
     }
@@ -245,14 +246,15 @@ mod tests {
             let (values, scales) = acts.row(0);
             for (i, value) in values.enumerate() {
                 let scale = scales[i / 128];
-                assert!((value as f32 * scale - x[i]).abs() <= 0.501 * scale, "{isa} {i}");
-                assert!(value.abs() <= 32639);
+                let error = f64::from(value) * f64::from(scale) - f64::from(x[i]);
+                assert!(error.abs() <= 1.01 * f64::from(scale), "{isa} {i}: {error} {scale}");
+                assert!(value.abs() <= 8_355_711);
             }
             assert!(scales[1] < 2e-3 * scales[0]);
             for nonsense in [[f32::NAN, 1.0], [f32::INFINITY, 1.0], [0.0, 0.0], [1e-40, -1e-42]] {
                 acts.quantize(&pool, &kernels, &nonsense.repeat(32), 64, 64, None);
                 let (values, scales) = acts.row(0);
-                let want = if nonsense[0].is_nan() { 32639 } else { 0 };
+                let want = if nonsense[0].is_nan() { 8_355_711 } else { 0 };
                 assert!(values.zip([0, want].into_iter().cycle()).all(|(value, want)| value == want), "{nonsense:?}");
                 assert!(scales[0].is_finite());
             }
@@ -263,9 +265,9 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn every_isa_and_thread_count_gives_the_definition(
-            rows in 1usize..300, cols in 1usize..400, tokens in 1usize..120, group in 1usize..5, wide: bool, seed: u64,
+            rows in 1usize..300, cols in 1usize..400, tokens in 1usize..120, group in 1usize..4, wide: bool, seed: u64,
         ) {
-            let group = 64 * group;
+            let group = 64 << (group - 1);
             let scales = if wide { ScaleType::F32 } else { ScaleType::F16 };
             let (a, b) = (matrix(rows, cols, group, scales, seed), matrix(rows.div_ceil(3), cols, group, scales, !seed));
             let x: Vec<f32> = (0..tokens * cols).map(|i| (((i as u64 * 7919) ^ seed) % 2001) as f32 - 1000.0).collect();

@@ -12,10 +12,10 @@ pub(super) const BLOCK_ROWS: usize = 128;
 /// How the codes of a block are packed.
 pub(super) const LAYOUT: Layout = Layout::T16;
 
-/// Most columns of a group: the sum over a group, with activations of 16 bits, is exact in single precision.
-const MAX_GROUP: usize = 512;
+/// Most columns of a group: the sum over a group, with activations of 24 bits, fits into 32.
+const MAX_GROUP: usize = 256;
 
-/// Whether `cols` columns can be a group: a multiple of 64 up to 512.
+/// Whether `cols` columns can be a group: a multiple of 64 up to 256.
 pub fn is_group(cols: usize) -> bool {
     cols > 0 && cols.is_multiple_of(64) && cols <= MAX_GROUP
 }

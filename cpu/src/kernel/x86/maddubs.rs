@@ -49,7 +49,7 @@ unsafe fn groups<S: Simd, L: Unpack<S>>(block: Block<'_>, q: Rows, sums: &mut [[
             if S::BYTES == TILE {
                 match tokens == 1 && L::FIELDS == 4 {
                     true => one::<S, 1>(tiles, q, out),
-                    false => for_tokens!(tokens, [1, 2, 4, 8, 12], |T| many::<S, L, 1, T>(tiles, q, out)),
+                    false => for_tokens!(tokens, [1, 2, 3, 4, 8, 12], |T| many::<S, L, 1, T>(tiles, q, out)),
                 }
                 continue;
             }
@@ -63,7 +63,7 @@ unsafe fn groups<S: Simd, L: Unpack<S>>(block: Block<'_>, q: Rows, sums: &mut [[
             }
             for first in (0..tokens).step_by(share(tokens, NARROW)) {
                 let (q, out) = (q.skip(first), out.skip(first, share(tokens, NARROW)));
-                for_tokens!(out.tokens, [1, 2, 4], |T| many::<S, L, 2, T>(tiles, q, out));
+                for_tokens!(out.tokens, [1, 2, 3, 4], |T| many::<S, L, 2, T>(tiles, q, out));
             }
         }
     }
