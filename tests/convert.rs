@@ -15,7 +15,7 @@ use predicates::str::contains;
 use sterna::convert::{Conversion, ConvertOptions, compare};
 use sterna::format::{Checkpoint, DType, DenseEncoding, Description, Encoding};
 use sterna::graph::Graph;
-use sterna::model::build_graph;
+use sterna::model::{ActivationKind, build_graph};
 use sterna::{KvType, Layout, Model, OpenOptions};
 
 const ALL: [Encoding; 5] = [Encoding::T16, Encoding::T16x5, Encoding::Tq1_0, Encoding::Tq2_0, Encoding::I2S];
@@ -94,6 +94,43 @@ fn every_encoding_and_the_way_back_give_the_same_bits() {
         let comparison = compare(&source, &before).unwrap();
         assert!(comparison.is_exact && comparison.same_tokens && comparison.agreeing == comparison.tokens);
     }
+}
+
+#[test]
+fn scales_of_groups_survive_and_are_refused_where_there_is_one_for_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let ternary_head = fixture("qwen3_ternary").join("model-pq2_0_g128_142.gguf");
+    for (number, source) in [fixture("qwen3_ternary"), fixture("trilm"), ternary_head.clone()].into_iter().enumerate() {
+        let model = open(&source, None);
+        assert_eq!(model.config().activations, ActivationKind::Float);
+        let (want, text) = (bits(&logits(&model)), greedy(&model));
+        let mut before = source.clone();
+        for (step, encoding) in [Encoding::T16, Encoding::Q2_0, Encoding::T16].into_iter().enumerate() {
+            let out = folder.path().join(format!("{number}-{step}.gguf"));
+            convert(&before, &out, encoding, None).unwrap();
+            for no_mmap in [false, true] {
+                let options = OpenOptions { no_mmap, kv: KvType::F32, ..OpenOptions::default() };
+                let written = Model::open(&out, &options).unwrap();
+                assert_eq!(written.config().activations, ActivationKind::Float);
+                assert!(bits(&logits(&written)) == want, "{} {encoding:?}", source.display());
+                assert_eq!(greedy(&written), text, "{} {encoding:?}", source.display());
+            }
+            before = out;
+        }
+        for encoding in [Encoding::I2S, Encoding::T16x5, Encoding::Tq2_0] {
+            let error = convert(&source, &folder.path().join("refused"), encoding, None).unwrap_err().to_string();
+            assert!(error.contains("a scale for each 128 columns") && error.contains("q2_0"), "{error}");
+        }
+    }
+    // A ternary head as half-precision numbers, which they are.
+    let out = folder.path().join("f16.gguf");
+    convert(&ternary_head, &out, Encoding::T16, Some(DenseEncoding::F16)).unwrap();
+    let comparison = compare(&ternary_head, &out).unwrap();
+    assert!(comparison.largest < 1e-4 && comparison.agreeing == comparison.tokens, "{}", comparison.largest);
+    // The matrices of one scale as q2_0.
+    let (source, out) = (fixture("llama_a"), folder.path().join("llama.gguf"));
+    convert(&source, &out, Encoding::Q2_0, None).unwrap();
+    assert!(bits(&logits(&open(&source, None))) == bits(&logits(&open(&out, None))));
 }
 
 #[test]

@@ -57,6 +57,7 @@ const FORMS: &[Form] = &[
     form("qwen3_ternary", "model-q2_0_g64.gguf", EXPECTED),
     form("qwen3_ternary", "model-q2_0_g128_legacy42.gguf", EXPECTED),
     form("qwen3_ternary", "model-pq2_0_g128_142.gguf", EXPECTED),
+    form("trilm", "", EXPECTED),
     form("qwen3_bitlinear", "", EXPECTED),
     form("qwen3_bitlinear", "model-f16.gguf", EXPECTED),
 ];

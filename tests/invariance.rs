@@ -10,7 +10,7 @@ use sterna::graph::Output;
 use sterna::{Isa, KvType, Layout, Model, OpenOptions};
 
 /// Models with every awkward size, and a prompt for each.
-const MODELS: [&str; 4] = ["bitnet_c_awkward", "llama_b_awkward", "bitnet_b158_3b_awkward", "demo"];
+const MODELS: [&str; 5] = ["bitnet_c_awkward", "llama_b_awkward", "bitnet_b158_3b_awkward", "qwen3_ternary", "demo"];
 
 fn open(model: &str, options: &OpenOptions) -> Model {
     let path = if model == "demo" { model.into() } else { fixture(model) };
