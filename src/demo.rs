@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::format::{Checkpoint, FormatError, OpenOptions};
+use crate::format::{Checkpoint, FormatError};
 
 /// The name under which the embedded model is opened.
 pub const NAME: &str = "demo";
@@ -10,22 +10,6 @@ pub const NAME: &str = "demo";
 /// Whether `path` names the embedded model: it is `demo`, and no file or folder of that name is in the way.
 pub fn is_demo(path: &Path) -> bool {
     path.as_os_str() == NAME && !path.exists()
-}
-
-/// The checkpoint under `path`, which may be the embedded one.
-///
-/// # Errors
-/// As [`Checkpoint::open`].
-pub fn open(path: &Path) -> Result<Checkpoint, FormatError> {
-    open_with(path, OpenOptions::default())
-}
-
-/// As [`open`], with options for files.
-///
-/// # Errors
-/// As [`Checkpoint::open`].
-pub fn open_with(path: &Path, options: OpenOptions) -> Result<Checkpoint, FormatError> {
-    if is_demo(path) { checkpoint() } else { Checkpoint::open_with(path, options) }
 }
 
 /// The embedded model.

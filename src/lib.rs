@@ -21,10 +21,13 @@ pub mod demo;
 pub mod engine;
 pub mod format;
 pub mod graph;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod model;
 pub mod perplexity;
 pub mod plan;
 pub mod size;
+pub mod source;
 pub mod synth;
 pub mod tokenizer;
 pub mod tune;

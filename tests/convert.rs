@@ -21,7 +21,7 @@ use sterna::{KvType, Layout, Model, OpenOptions};
 const ALL: [Encoding; 5] = [Encoding::T16, Encoding::T16x5, Encoding::Tq1_0, Encoding::Tq2_0, Encoding::I2S];
 
 fn graph(path: &Path) -> Graph {
-    build_graph(Arc::new(sterna::demo::open(path).unwrap())).unwrap()
+    build_graph(Arc::new(sterna::source::open(path).unwrap())).unwrap()
 }
 
 fn convert(source: &Path, out: &Path, encoding: Encoding, head: Option<DenseEncoding>) -> Result<(), sterna::Error> {

@@ -107,7 +107,7 @@ fn side(
         ..options.clone()
     };
     // A stage for each layer. How many there are is in the header.
-    let blocks = crate::model::build_graph(crate::demo::open(path)?.into())?.blocks().len();
+    let blocks = crate::model::build_graph(crate::source::open(path)?.into())?.blocks().len();
     let taps = std::iter::once(None).chain((0..blocks).map(Some)).collect();
     let model = Model::open(path, &OpenOptions { taps, ..options })?;
     let mut engine = model.engine();

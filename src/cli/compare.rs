@@ -17,7 +17,7 @@ pub(super) fn describe(
     (prompt, alone): (usize, usize),
     json: bool,
 ) -> anyhow::Result<String> {
-    let checkpoint = sterna::demo::open(path)?;
+    let checkpoint = sterna::source::open(path)?;
     let tokens = match text {
         Some(text) => sterna::engine::tokenizer_of(&checkpoint)?.encode(text, true)?,
         None => {

@@ -74,7 +74,7 @@ impl HeadArg {
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     common::refuse_to_overwrite(&args.out, args.force)?;
-    let graph = build_graph(Arc::new(sterna::demo::open(&args.source)?))?;
+    let graph = build_graph(Arc::new(sterna::source::open(&args.source)?))?;
     let options = ConvertOptions { encoding: args.to.encoding(), head: args.head.map(HeadArg::encoding) };
     let conversion = Conversion::new(&graph, options)?;
     let bar = Watch::new(Some(conversion.bytes()), "{bar:30} {bytes}/{total_bytes} ({bytes_per_sec}, {eta})")?;

@@ -32,7 +32,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let path = common::model_or_demo(args.model);
-    let checkpoint = Arc::new(sterna::demo::open(&path)?);
+    let checkpoint = Arc::new(sterna::source::open(&path)?);
     // A file whose architecture does not run here still has tensors to show.
     let graph = build_graph(Arc::clone(&checkpoint)).map_err(anyhow::Error::from);
     let text = if args.json {

@@ -11,9 +11,15 @@ mod doctor;
 mod explain;
 mod graphics;
 mod inspect;
+#[cfg(feature = "hub")]
+mod list;
 mod logits;
 mod perplexity;
 mod plan;
+#[cfg(feature = "hub")]
+mod pull;
+#[cfg(feature = "hub")]
+mod rm;
 mod run;
 mod synth;
 mod tune;
@@ -37,12 +43,13 @@ struct Cli {
 const LONG_ABOUT: &str = "Runs ternary (\"1-bit\", BitNet b1.58) language models on any machine.
 
 MODEL is a GGUF file (T16, I2_S, TQ1_0, TQ2_0), a Hugging Face folder (config.json and *.safetensors),
-or `demo`, a small model that is part of this program and tells fairy tales. Without MODEL, the
-demo model runs.
+the name of a model that `sterna pull` has downloaded, or `demo`, a small model that is part of this
+program and tells fairy tales. Without MODEL, the demo model runs.
 
   sterna run \"Once upon a time\"                the demo model continues a text
   sterna run model.gguf \"Once upon a time\"     your model does
   sterna chat model.gguf                       a conversation
+  sterna pull bitnet-2b                        a model from the Hugging Face hub
   sterna inspect model.gguf                    what is in the file";
 
 #[derive(Subcommand)]
@@ -51,6 +58,15 @@ enum Command {
     Run(run::Args),
     /// Talk with a model
     Chat(chat::Args),
+    /// Download a model from the Hugging Face hub
+    #[cfg(feature = "hub")]
+    Pull(pull::Args),
+    /// List the models that were pulled
+    #[cfg(feature = "hub")]
+    List(list::Args),
+    /// Remove a pulled model
+    #[cfg(feature = "hub")]
+    Rm(rm::Args),
     /// Show what a checkpoint holds
     Inspect(inspect::Args),
     /// Write logits (and hidden states) of a text to a safetensors file, to check against other software
@@ -90,6 +106,12 @@ pub(crate) fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Chat(args) => chat::run(args),
+        #[cfg(feature = "hub")]
+        Command::Pull(args) => pull::run(args),
+        #[cfg(feature = "hub")]
+        Command::List(args) => list::run(args),
+        #[cfg(feature = "hub")]
+        Command::Rm(args) => rm::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Bench(args) => bench::run(args),

@@ -17,8 +17,8 @@ use super::common::{self, ModelArgs, SamplingArgs};
   echo \"Once upon a time\" | sterna run -n 100 --seed 1
   sterna run model-folder --tokens 1,529,287 --json")]
 pub(super) struct Args {
-    /// The model, then the prompt; a single argument is the model if it is a file, a folder or `demo`, else the
-    /// prompt. Without a prompt, standard input is read
+    /// The model, then the prompt; a single argument is the model if it is a file, a folder, a pulled model or
+    /// `demo`, else the prompt. Without a prompt, standard input is read
     #[arg(value_names = ["MODEL", "PROMPT"], num_args = 0..=2)]
     words: Vec<String>,
 
@@ -98,11 +98,11 @@ fn model_and_prompt(words: Vec<String>, has_tokens: bool) -> anyhow::Result<(Pat
     }
 }
 
-/// Whether a word is a model rather than a prompt: it exists, or could only be a file name.
+/// Whether a word is a model rather than a prompt: there is such a model, or it could only be a file name.
 fn names_a_model(word: &str) -> bool {
     let path = Path::new(word);
     let is_model_file = path.extension().is_some_and(|e| e == "gguf" || e == "safetensors");
-    word == sterna::demo::NAME || path.exists() || (is_model_file && !word.contains(char::is_whitespace))
+    sterna::source::is_model(word) || (is_model_file && !word.contains(char::is_whitespace))
 }
 
 fn read_stdin() -> anyhow::Result<String> {

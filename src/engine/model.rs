@@ -15,7 +15,7 @@ use crate::graph::planner::Workload;
 use crate::graph::{Graph, Output};
 use crate::model::{ModelConfig, build_graph};
 use crate::tokenizer::{Message, Tokenizer};
-use crate::{demo, tokenizer};
+use crate::{source, tokenizer};
 
 /// How a model is opened.
 #[derive(Clone, Debug)]
@@ -130,7 +130,7 @@ struct Shared {
 }
 
 impl Model {
-    /// Opens a GGUF file or a Hugging Face folder; `demo` is the embedded model.
+    /// Opens a GGUF file, a Hugging Face folder, or whatever else [`source::open`] knows by name: `demo` is the embedded model.
     ///
     /// # Errors
     /// If the checkpoint cannot be read or is no model that this version runs, or a device fails.
@@ -148,7 +148,7 @@ impl Model {
         progress: impl FnOnce(u64) -> P,
     ) -> Result<Model, Error> {
         let files = format::OpenOptions { copy: options.no_mmap, ..Default::default() };
-        let checkpoint = Arc::new(demo::open_with(path.as_ref(), files)?);
+        let checkpoint = Arc::new(source::open_with(path.as_ref(), files)?);
         let graph = build_graph(Arc::clone(&checkpoint))?;
         let config = graph.config();
         let (context, kv) = options.cache_of(config);

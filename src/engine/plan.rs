@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Error, OpenOptions, devices};
-use crate::demo;
 use crate::format::FormatError;
 use crate::model::build_graph;
 use crate::plan::{AssumedDevice, Report};
+use crate::source;
 use crate::synth::Shape;
 
 /// The plan for a model under `path`, with the devices of this machine or, if there are any, with the CPU and `assumed` ones.
@@ -17,7 +17,7 @@ use crate::synth::Shape;
 /// If the model cannot be read, the placement that is asked for makes no sense, or the model fits nowhere.
 pub fn plan_model(path: impl AsRef<Path>, options: &OpenOptions, assumed: &[AssumedDevice]) -> Result<Report, Error> {
     let path = path.as_ref();
-    let graph = build_graph(Arc::new(demo::open(path)?))?;
+    let graph = build_graph(Arc::new(source::open(path)?))?;
     let (_, kv) = options.cache_of(graph.config());
     devices::plan(&graph, options, kv, path.display().to_string(), assumed, true)
 }
