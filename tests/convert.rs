@@ -119,7 +119,11 @@ fn scales_of_groups_survive_and_are_refused_where_there_is_one_for_all() {
         }
         for encoding in [Encoding::I2S, Encoding::T16x5, Encoding::Tq2_0] {
             let error = convert(&source, &folder.path().join("refused"), encoding, None).unwrap_err().to_string();
-            assert!(error.contains("a scale for each") && error.contains("q2_0"), "{} {encoding:?}: {error}", source.display());
+            assert!(
+                error.contains("a scale for each") && error.contains("q2_0"),
+                "{} {encoding:?}: {error}",
+                source.display()
+            );
         }
     }
     // A ternary head as half-precision numbers, which they are.

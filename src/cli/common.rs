@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 #[cfg(feature = "gpu")]
 use sterna::backend::gpu::GpuOptions;
 use sterna::backend::{Device, Progress};
+use sterna::model::ActivationKind;
 use sterna::plan::Workload;
 use sterna::tune::Tuned;
 use sterna::{GenerateOptions, HeadKind, Isa, KvType, Layout, Method, Model, OpenOptions, Sampling, Timings, Tuning};
@@ -33,6 +34,11 @@ pub(super) struct ModelArgs {
     /// then answers come faster
     #[arg(long)]
     no_mmap: bool,
+
+    /// What the inputs of ternary matrices are rounded to: int8 as BitNet models are trained, float (24 bits) as models are
+    /// of which only the weights were quantized [default: what the file says]
+    #[arg(long, value_enum)]
+    activations: Option<ActivationsArg>,
 
     /// Tokens of context: prompt and answer [default: what the model was trained for, at most 8192]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
@@ -218,6 +224,22 @@ enum HeadArg {
     Exact,
 }
 
+/// What activations are rounded to.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ActivationsArg {
+    Int8,
+    Float,
+}
+
+impl ActivationsArg {
+    fn kind(self) -> ActivationKind {
+        match self {
+            ActivationsArg::Int8 => ActivationKind::Int8,
+            ActivationsArg::Float => ActivationKind::Float,
+        }
+    }
+}
+
 impl ModelArgs {
     /// How a model is opened, with these layers shown.
     pub(super) fn options(&self, taps: Vec<Option<usize>>) -> anyhow::Result<OpenOptions> {
@@ -228,6 +250,7 @@ impl ModelArgs {
             threads: self.threads.map(usize::from).or(tuned.map(|tuned| tuned.threads)),
             pin: self.pin,
             no_mmap: self.no_mmap,
+            activations: self.activations.map(ActivationsArg::kind),
             isa: Some(isa),
             layout: self.layout.or(self.kernel.layout(isa)),
             preferred_layout: tuned.and_then(Tuned::layout),

@@ -42,7 +42,7 @@ struct Cli {
 
 const LONG_ABOUT: &str = "Runs ternary (\"1-bit\", BitNet b1.58) language models on any machine.
 
-MODEL is a GGUF file (T16, I2_S, TQ1_0, TQ2_0), a Hugging Face folder (config.json and *.safetensors),
+MODEL is a GGUF file (T16, I2_S, TQ1_0, TQ2_0, Q2_0), a Hugging Face folder (config.json and *.safetensors),
 the name of a model that `sterna pull` has downloaded, or `demo`, a small model that is part of this
 program and tells fairy tales. Without MODEL, the demo model runs.
 

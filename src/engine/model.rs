@@ -13,7 +13,7 @@ use crate::backend::{Device, HeadKind, KvOptions, LogitsFor, Progress};
 use crate::format::{self, Checkpoint, Description, Metadata};
 use crate::graph::planner::Workload;
 use crate::graph::{Graph, Output};
-use crate::model::{ModelConfig, build_graph};
+use crate::model::{ActivationKind, ModelConfig, build_graph};
 use crate::tokenizer::{Message, Tokenizer};
 use crate::{source, tokenizer};
 
@@ -27,6 +27,8 @@ pub struct OpenOptions {
     /// Copies weights that a file has as the kernels read them to memory, instead of reading them where the file is mapped:
     /// opening takes longer, and the pages of memory are read faster.
     pub no_mmap: bool,
+    /// What the inputs of ternary matrices are rounded to; `None` for what the model was trained with, as far as the file tells.
+    pub activations: Option<ActivationKind>,
     /// Instruction set; `None` for `STERNA_ISA` or the best one.
     pub isa: Option<Isa>,
     /// Layout of the packed weights; `None` for that of the file, so that nothing is packed, or the preferred one.
@@ -75,6 +77,7 @@ impl Default for OpenOptions {
             threads: None,
             pin: false,
             no_mmap: false,
+            activations: None,
             isa: None,
             layout: None,
             preferred_layout: None,
@@ -149,7 +152,10 @@ impl Model {
     ) -> Result<Model, Error> {
         let files = format::OpenOptions { copy: options.no_mmap, ..Default::default() };
         let checkpoint = Arc::new(source::open_with(path.as_ref(), files)?);
-        let graph = build_graph(Arc::clone(&checkpoint))?;
+        let mut graph = build_graph(Arc::clone(&checkpoint))?;
+        if let Some(activations) = options.activations {
+            graph.set_activations(activations);
+        }
         let config = graph.config();
         let (context, kv) = options.cache_of(config);
         let packed = (0..graph.blocks().len()).map(|block| graph.block_bytes(block)).sum();

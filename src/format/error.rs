@@ -140,8 +140,8 @@ pub enum FormatError {
     },
     /// A matrix has several scales.
     #[error(
-        "{}: tensor `{tensor}` has several scales ({first} and {other} in row {row}); ternary weights with a scale per \
-         group are not supported for this type yet", file.display()
+        "{}: tensor `{tensor}` has several scales ({first} and {other} in row {row}); activations of int8 need one \
+         scale for the matrix (--activations float takes several)", file.display()
     )]
     GroupScales {
         /// The file.
