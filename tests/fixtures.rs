@@ -265,6 +265,19 @@ fn the_f16_cache_passes_the_loose_check() {
 }
 
 #[test]
+fn weight_only_models_with_int8_activations_pass_the_loose_check() {
+    for model in ["qwen3_ternary", "trilm"] {
+        let form = form(model, "", EXPECTED);
+        let (opened, expected) =
+            (open(&form, &OpenOptions { activations: Some(ActivationKind::Int8), ..f32_kv() }), expected(&form));
+        assert_eq!(opened.config().activations, ActivationKind::GroupedInt8);
+        let (got, want) = (logits(&opened, &expected["p0.ids"].ids()), expected["p0.logits"].f32());
+        assert!(max_abs_diff(&got, &want) > 1e-3, "{model}: the activations are rounded");
+        assert_loose(&format!("{model} with int8"), model, &want, &got, opened.config().vocab_size);
+    }
+}
+
+#[test]
 fn other_engines_agree_loosely() {
     for (model, file, other) in [
         ("bitnet_a", "model-i2_s.gguf", "bitnetcpp_i2_s.safetensors"),
@@ -273,6 +286,7 @@ fn other_engines_agree_loosely() {
         ("llama_a", "model-tq2_0.gguf", "llamacpp_tq2_0.safetensors"),
         ("llama_b_awkward", "model-tq2_0.gguf", "llamacpp_tq2_0.safetensors"),
         ("bitnet_b158_large", "model-tq2_0.gguf", "llamacpp_tq2_0.safetensors"),
+        ("qwen3_ternary", "model-q2_0_g64.gguf", "llamacpp_q2_0.safetensors"),
     ] {
         let form = form(model, file, EXPECTED);
         let (opened, expected) = (open(&form, &f32_kv()), expected(&form));

@@ -3,12 +3,12 @@
 //!
 //! ```sh
 //! cargo bench -p sterna-cpu --bench grouped                  # every instruction set
-//! cargo bench -p sterna-cpu --bench grouped -- isa=avx2 tokens=1,512 threads=2 rounds=9
+//! cargo bench -p sterna-cpu --bench grouped -- isa=avx2 tokens=1,512 threads=2 bits=8 rounds=9
 //! ```
 
 use std::time::Instant;
 
-use sterna_cpu::grouped::{self, GroupedActivations, GroupedJob, GroupedMatrix, ScaleType};
+use sterna_cpu::grouped::{self, GroupedActivations, GroupedJob, GroupedMatrix, Precision, Rounding, ScaleType};
 use sterna_cpu::machine::{ReadProbe, median};
 use sterna_cpu::{Activations, Isa, Kernels, Layout, LinearJob, Pool, Readers, TernaryMatrix, linear};
 
@@ -24,6 +24,7 @@ fn value(row: usize, col: usize) -> i8 {
 
 fn main() {
     let (mut isas, mut tokens) = (Isa::available().collect::<Vec<_>>(), vec![1usize, 4, 512]);
+    let mut precision = Precision::Float;
     let (mut threads, mut rounds) = (vec![1, Pool::default_threads()], 5usize);
     threads.dedup();
     for arg in std::env::args().skip(1) {
@@ -34,8 +35,9 @@ fn main() {
             "isa" => isas = value.split(',').map(|name| name.parse().expect("an instruction set")).collect(),
             "tokens" => tokens = numbers(),
             "threads" => threads = numbers(),
+            "bits" => precision = if value == "8" { Precision::Int8 } else { Precision::Float },
             "rounds" => rounds = value.parse().expect("a number"),
-            _ => panic!("unknown option {key:?}: isa, tokens, threads, rounds"),
+            _ => panic!("unknown option {key:?}: isa, tokens, threads, bits, rounds"),
         }
     }
     println!(
@@ -74,7 +76,7 @@ fn main() {
                 for _ in 0..rounds {
                     let read = probe.gbps(&pool, Isa::detect());
                     let start = Instant::now();
-                    float.quantize(&pool, &kernels, &x, cols, GROUP, None);
+                    float.quantize(&pool, &kernels, &x, cols, Rounding { group: GROUP, precision }, None);
                     for weight in &grouped[..matrices] {
                         let mut jobs = [GroupedJob { weight, out: &mut out, add: false }];
                         grouped::linear(&pool, &kernels, &float, &mut jobs);

@@ -56,7 +56,7 @@ pub(super) fn of(graph: &Graph, options: ConvertOptions) -> Result<Metadata, Err
 /// of it.
 fn rounded_scales(graph: &Graph, encoding: Encoding) -> Result<(Vec<String>, Vec<f32>), FormatError> {
     let (mut names, mut scales) = (Vec::new(), Vec::new());
-    if !encoding.has_groups() || graph.config().activations == ActivationKind::Float {
+    if !encoding.has_groups() || graph.config().activations != ActivationKind::Int8 {
         return Ok((names, scales));
     }
     for (layer, block) in graph.blocks().iter().enumerate() {

@@ -93,7 +93,7 @@ impl<'a> Conversion<'a> {
             match job {
                 Job::Floats(values) => writer.write(bytemuck::cast_slice(values))?,
                 Job::Norm { name, len } => writer.write(bytemuck::cast_slice(&self.graph.norm(name, *len)?))?,
-                Job::Ternary { spec, order } if graph.config().activations == ActivationKind::Float => {
+                Job::Ternary { spec, order } if graph.config().activations != ActivationKind::Int8 => {
                     self.grouped(&mut writer, spec, *order, progress)?;
                 }
                 Job::Ternary { spec, order } => self.ternary(&mut writer, spec, *order, progress)?,

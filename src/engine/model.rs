@@ -153,8 +153,11 @@ impl Model {
         let files = format::OpenOptions { copy: options.no_mmap, ..Default::default() };
         let checkpoint = Arc::new(source::open_with(path.as_ref(), files)?);
         let mut graph = build_graph(Arc::clone(&checkpoint))?;
-        if let Some(activations) = options.activations {
-            graph.set_activations(activations);
+        match (options.activations, graph.config().activations) {
+            // Of models with scales of groups, int8 has them too.
+            (Some(ActivationKind::Int8), ActivationKind::Float) => graph.set_activations(ActivationKind::GroupedInt8),
+            (Some(activations), _) => graph.set_activations(activations),
+            (None, _) => {}
         }
         let config = graph.config();
         let (context, kv) = options.cache_of(config);

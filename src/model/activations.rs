@@ -12,6 +12,9 @@ pub enum ActivationKind {
     /// which only the weights were quantized: 8 bits are not what their authors measured, and cost accuracy wherever a few
     /// channels are much larger than the others.
     Float,
+    /// 8 bits with a scale for each token and group of columns: faster than [`ActivationKind::Float`] where multiplying limits,
+    /// and not what such models were measured with.
+    GroupedInt8,
 }
 
 impl ActivationKind {
@@ -20,6 +23,7 @@ impl ActivationKind {
         match self {
             ActivationKind::Int8 => "int8",
             ActivationKind::Float => "float",
+            ActivationKind::GroupedInt8 => "grouped-int8",
         }
     }
 }

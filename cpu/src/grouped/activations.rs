@@ -1,6 +1,6 @@
-//! Activations of 24 bits in three planes of int8, with a scale for each group of columns.
+//! Activations of 24 bits in three planes of int8, or of 8 bits in one, with a scale for each group of columns.
 
-use super::PLANES;
+use super::Precision;
 use crate::activation::{Gate, gated};
 use crate::buffer::AlignedBuf;
 use crate::kernel::{Kernels, Operand};
@@ -10,19 +10,26 @@ use crate::pool::{Pool, SharedSlice};
 use crate::quant::Activations;
 use crate::simd::{Lanes, absmax, per_isa};
 
-/// The largest magnitude of a rounded value, `(127 · 256 + 127) · 256 + 127`: all its bytes are int8.
-const LARGEST: f32 = 8_355_711.0;
+/// How activations are rounded.
+#[derive(Clone, Copy, Debug)]
+pub struct Rounding {
+    /// Columns of a group.
+    pub group: usize,
+    /// Bits of a value.
+    pub precision: Precision,
+}
 
-/// Rounded activations, `[tokens, cols]`: `x ≈ q · scale` with `q = (256 · upper + middle) · 256 + lower` in 24 bits and one
-/// scale for each token and group of columns.
+/// Rounded activations, `[tokens, cols]`: `x ≈ q · scale`, with `q = (256 · upper + middle) · 256 + lower` in 24 bits or int8,
+/// and one scale for each token and group of columns.
 #[derive(Clone, Debug, Default)]
 pub struct GroupedActivations {
-    /// Three rows for each token: the upper, the middle and the lower bytes.
+    /// The rows of each token: the upper, the middle and the lower bytes, or one of int8.
     planes: Activations,
     /// The numbers that were rounded, padded to whole groups.
     x: AlignedBuf<f32>,
     cols: usize,
     group: usize,
+    precision: Precision,
     /// `[tokens, pieces]`
     scale: Vec<f32>,
     /// `[tokens · planes, pieces]`: sums of the bytes.
@@ -40,12 +47,12 @@ impl GroupedActivations {
         kernels: &Kernels,
         x: &[f32],
         cols: usize,
-        group: usize,
+        rounding: Rounding,
         norm: Option<(&[f32], f32)>,
     ) {
         assert!(x.len().is_multiple_of(cols), "quantize: whole rows");
         let isa = kernels.isa();
-        self.fill(pool, kernels, x.len() / cols, cols, group, &|token, to| {
+        self.fill(pool, kernels, x.len() / cols, cols, rounding, &|token, to| {
             let x = &x[token * cols..(token + 1) * cols];
             match norm {
                 None => to.copy_from_slice(x),
@@ -67,13 +74,13 @@ impl GroupedActivations {
         gate: &mut [f32],
         up: &[f32],
         cols: usize,
-        group: usize,
+        rounding: Rounding,
         norm: Option<(&[f32], f32)>,
     ) {
         assert!(gate.len().is_multiple_of(cols) && gate.len() == up.len(), "quantize_gated: whole rows");
         let tokens = gate.len() / cols;
         let gate = SharedSlice::new(gate);
-        self.fill(pool, kernels, tokens, cols, group, &|token, to| {
+        self.fill(pool, kernels, tokens, cols, rounding, &|token, to| {
             // SAFETY: each token belongs to one task.
             let gate = unsafe { gate.range(token * cols, cols) };
             gated(kernels.isa(), function, gate, &up[token * cols..][..cols]);
@@ -91,19 +98,20 @@ impl GroupedActivations {
         kernels: &Kernels,
         tokens: usize,
         cols: usize,
-        group: usize,
+        Rounding { group, precision }: Rounding,
         row: &(dyn Fn(usize, &mut [f32]) + Sync),
     ) {
         let pieces = cols.div_ceil(group);
         let padded = pieces * group;
-        (self.cols, self.group) = (cols, group);
+        (self.cols, self.group, self.precision) = (cols, group, precision);
+        let planes = precision.planes();
         self.x.resize(tokens * padded);
         self.scale.resize(tokens * pieces, 0.0);
-        self.sum.resize(tokens * PLANES * pieces, 0);
+        self.sum.resize(tokens * planes * pieces, 0);
         let (x, scale, sum) =
             (SharedSlice::new(&mut self.x), SharedSlice::new(&mut self.scale), SharedSlice::new(&mut self.sum));
-        self.planes.fill_together(pool, kernels, tokens * PLANES, padded, PLANES, &|plane_row, q| {
-            let (token, plane) = (plane_row / PLANES, plane_row % PLANES);
+        self.planes.fill_together(pool, kernels, tokens * planes, padded, planes, &|plane_row, q| {
+            let (token, plane) = (plane_row / planes, plane_row % planes);
             // SAFETY: the planes of a token belong to one task, which makes one after the other.
             let (x, scale, sum) = unsafe {
                 (
@@ -117,19 +125,24 @@ impl GroupedActivations {
                 row(token, x);
                 padding.fill(0.0);
             }
-            round_plane(kernels.isa(), x, group, plane, scale, q, sum);
+            round_plane(kernels.isa(), x, group, precision, plane, scale, q, sum);
             (1.0, 0)
         });
     }
 
     /// Number of tokens.
     pub fn tokens(&self) -> usize {
-        self.planes.tokens() / PLANES
+        self.planes.tokens() / self.precision.planes()
     }
 
     /// Numbers in a row.
     pub fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// To how many bits they are rounded.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Columns of a group.
@@ -139,10 +152,12 @@ impl GroupedActivations {
 
     /// The rounded values of a token and their scales, one for each group: `x ≈ value · scale`.
     pub fn row(&self, token: usize) -> (impl Iterator<Item = i32>, &[f32]) {
-        let [upper, middle, lower] = [0, 1, 2].map(|plane| self.planes.row(token * PLANES + plane));
-        let values = upper.iter().zip(middle).zip(lower);
-        let values = values.map(|((&upper, &middle), &lower)| whole([upper, middle, lower].map(i32::from)));
-        (values.take(self.cols), self.scales(token))
+        let planes = self.precision.planes();
+        let value = move |col: usize| {
+            let bytes = (token * planes..(token + 1) * planes).map(|row| i32::from(self.planes.row(row)[col]));
+            whole(bytes)
+        };
+        ((0..self.cols).map(value), self.scales(token))
     }
 
     /// The scales of a token.
@@ -154,31 +169,41 @@ impl GroupedActivations {
     /// Sum of the values of a token in a group.
     pub(super) fn sum(&self, token: usize, piece: usize) -> i32 {
         let pieces = self.cols.div_ceil(self.group);
-        whole(std::array::from_fn(|plane| self.sum[(token * PLANES + plane) * pieces + piece]))
+        let planes = self.precision.planes();
+        whole((token * planes..(token + 1) * planes).map(|row| self.sum[row * pieces + piece]))
     }
 
     /// What `kernels` read of `tokens` tokens from `token` on, in one group of columns, and how many rows these are with
     /// what may be behind the last.
     pub(super) fn operand(&self, kernels: &Kernels, token: usize, tokens: usize, piece: usize) -> (Operand<'_>, usize) {
-        self.planes.operand_from(kernels, token * PLANES, tokens * PLANES, piece * self.group)
+        let planes = self.precision.planes();
+        self.planes.operand_from(kernels, token * planes, tokens * planes, piece * self.group)
     }
 }
 
-/// The number that three bytes, or sums of them, make.
-fn whole([upper, middle, lower]: [i32; PLANES]) -> i32 {
-    (256 * upper + middle) * 256 + lower
+/// The number that bytes, the upper one first, or sums of them make.
+fn whole(bytes: impl Iterator<Item = i32>) -> i32 {
+    bytes.fold(0, |value, byte| 256 * value + byte)
 }
 
 per_isa! {
-    /// Rounds a row to one of the bytes of 24 bits, the upper ones first; fills in the sums of its groups and the scales.
-    fn round_plane(x: &[f32], group: usize, plane: usize, scales: &mut [f32], q: &mut [i8], sums: &mut [i32])
-        = round_plane_body;
+    /// Rounds a row to one of its planes of bytes, the upper ones first; fills in the sums of its groups and the scales.
+    fn round_plane(
+        x: &[f32],
+        group: usize,
+        precision: Precision,
+        plane: usize,
+        scales: &mut [f32],
+        q: &mut [i8],
+        sums: &mut [i32],
+    ) = round_plane_body;
 }
 
 #[inline(always)]
 fn round_plane_body<S: Lanes>(
     x: &[f32],
     group: usize,
+    precision: Precision,
     plane: usize,
     scales: &mut [f32],
     q: &mut [i8],
@@ -189,13 +214,14 @@ fn round_plane_body<S: Lanes>(
         let max = absmax(x);
         // Numbers beyond what can be rounded, and groups of nothing, count as zeros.
         let counts = max > 1e-30 && max < f32::INFINITY;
-        let by = if counts { LARGEST / max } else { 0.0 };
-        *scale = if counts { max / LARGEST } else { 0.0 };
-        let shift = 16 - 8 * plane as u32;
+        let largest = precision.largest();
+        let by = if counts { largest / max } else { 0.0 };
+        *scale = if counts { max / largest } else { 0.0 };
+        let shift = 8 * (precision.planes() - 1 - plane) as u32;
         let mut lanes = [0i32; 16];
         for (x, q) in x.as_chunks::<16>().0.iter().zip(q.as_chunks_mut::<16>().0) {
             for i in 0..16 {
-                let byte = byte(rounded_24(x[i] * by), shift);
+                let byte = byte(rounded_24(x[i] * by, largest), shift);
                 lanes[i] += byte;
                 q[i] = byte as i8;
             }
@@ -204,10 +230,10 @@ fn round_plane_body<S: Lanes>(
     }
 }
 
-/// The nearest integer, at most [`LARGEST`]; 0 for what is not a number.
+/// The nearest integer of at most 24 bits, and at most `largest`; 0 for what is not a number.
 #[inline(always)]
-fn rounded_24(x: f32) -> i32 {
-    let x = if x.abs() <= LARGEST { x } else { clamped(x) };
+fn rounded_24(x: f32, largest: f32) -> i32 {
+    let x = if x.abs() <= largest { x } else { clamped(x, largest) };
     // In two parts, since the rounding by addition takes 22 bits.
     let high = x * (1.0 / 65536.0) + ROUND;
     let rest = (high - ROUND).mul_add(-65536.0, x);
@@ -216,8 +242,8 @@ fn rounded_24(x: f32) -> i32 {
 
 /// What lies beyond the largest value by its rounding; 0 for what is not a number.
 #[inline(always)]
-fn clamped(x: f32) -> f32 {
-    if x.is_nan() { 0.0 } else { x.clamp(-LARGEST, LARGEST) }
+fn clamped(x: f32, largest: f32) -> f32 {
+    if x.is_nan() { 0.0 } else { x.clamp(-largest, largest) }
 }
 
 /// The byte from bit `shift`, when those below it are signed too.

@@ -1,7 +1,7 @@
 //! Products of rounded activations with grouped matrices.
 
 use super::matrix::{BLOCK_ROWS, LAYOUT};
-use super::{GroupedActivations, GroupedMatrix, PLANES, ScaleType};
+use super::{GroupedActivations, GroupedMatrix, ScaleType};
 use crate::kernel::{Block, Kernels, MANY_TOKENS, MAX_TOKENS};
 use crate::layout::GROUP;
 use crate::linear::MAX_JOBS;
@@ -14,11 +14,9 @@ const BLOCK_GROUPS: usize = BLOCK_ROWS / GROUP;
 /// Groups of rows that are multiplied with many tokens at once: their sums are to stay in the second-level cache.
 const MANY_GROUPS: usize = 2;
 
-/// Tokens at once when they are many.
-const MANY: usize = MANY_TOKENS / PLANES;
-
-/// Tokens at once when they are few.
-const FEW: usize = MAX_TOKENS / PLANES;
+/// Vectors of sums that a kernel makes at once, for few rows of activations and for many.
+const FEW_SUMS: usize = BLOCK_GROUPS * MAX_TOKENS;
+const MANY_SUMS: usize = MANY_GROUPS * MANY_TOKENS;
 
 /// One matrix of a call to [`linear`].
 pub struct GroupedJob<'a> {
@@ -52,7 +50,8 @@ pub fn linear(pool: &Pool, kernels: &Kernels, acts: &GroupedActivations, jobs: &
     }
     let blocks: usize = shared.iter().flatten().map(|job| job.weight.row_blocks()).sum();
     // Tokens are shared where there are few blocks for the threads.
-    let at_once = kernels.at_once(acts.tokens() * PLANES) / PLANES;
+    let rows_at_once = kernels.at_once(acts.tokens() * acts.precision().planes());
+    let at_once = rows_at_once / acts.precision().planes();
     let steps = acts.tokens().div_ceil(at_once);
     let shares = if pool.threads() == 1 { 1 } else { (4 * pool.threads()).div_ceil(blocks.max(1)).min(steps.max(1)) };
     let share = steps.div_ceil(shares) * at_once;
@@ -62,10 +61,10 @@ pub fn linear(pool: &Pool, kernels: &Kernels, acts: &GroupedActivations, jobs: &
         let tokens = first..acts.tokens().min(first + share);
         for job in shared.iter().flatten() {
             if block < job.weight.row_blocks() {
-                if at_once == FEW {
-                    job.multiply::<{ BLOCK_GROUPS * MAX_TOKENS }, { BLOCK_GROUPS * FEW }>(kernels, acts, block, tokens);
+                if rows_at_once == MAX_TOKENS {
+                    job.multiply::<FEW_SUMS, BLOCK_GROUPS>(kernels, acts, block, tokens, at_once);
                 } else {
-                    job.multiply::<{ MANY_GROUPS * MANY_TOKENS }, { MANY_GROUPS * MANY }>(kernels, acts, block, tokens);
+                    job.multiply::<MANY_SUMS, MANY_GROUPS>(kernels, acts, block, tokens, at_once);
                 }
                 return;
             }
@@ -82,17 +81,17 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// A block of rows with some tokens; `SUMS` vectors of sums fit, and `OUT` vectors of results.
-    fn multiply<const SUMS: usize, const OUT: usize>(
+    /// A block of rows with some tokens, of which the kernel takes `at_once`, with `GROUPS` groups of rows.
+    fn multiply<const SUMS: usize, const GROUPS: usize>(
         &self,
         kernels: &Kernels,
         acts: &GroupedActivations,
         block: usize,
         tokens: std::ops::Range<usize>,
+        at_once: usize,
     ) {
-        let (mut sums, mut results) = ([[0i32; GROUP]; SUMS], [[0.0f32; GROUP]; OUT]);
-        let at_once = if SUMS == BLOCK_GROUPS * MAX_TOKENS { FEW } else { MANY };
-        let groups = OUT / at_once;
+        let (mut sums, mut results) = ([[0i32; GROUP]; SUMS], [[0.0f32; GROUP]; SUMS]);
+        let (groups, planes) = (GROUPS, acts.precision().planes());
         let group_bytes = LAYOUT.bytes(GROUP, self.weight.group());
         for token in tokens.clone().step_by(at_once) {
             let count = at_once.min(tokens.end - token);
@@ -107,7 +106,8 @@ impl Job<'_> {
                     kernels.multiply(Block { tiles, group_bytes, operand, tokens: padded, prefetch }, sums);
                     for i in 0..count {
                         let part = Part {
-                            sums: &sums[PLANES * i..],
+                            sums: &sums[planes * i..],
+                            planes,
                             padded,
                             offset: acts.sum(token + i, piece),
                             scale: acts.scales(token + i)[piece],
@@ -147,6 +147,7 @@ impl Job<'_> {
 struct Part<'a> {
     /// The sums of the planes of the first 16 rows; those of the next 16 rows are `padded` further on.
     sums: &'a [[i32; GROUP]],
+    planes: usize,
     padded: usize,
     /// What all sums have too much, since codes are `w + 1`.
     offset: i32,
@@ -184,10 +185,13 @@ fn accumulate_f32_body<S: Lanes>(part: &Part<'_>, results: &mut [[f32; GROUP]]) 
 fn accumulate<S: Lanes>(part: &Part<'_>, results: &mut [[f32; GROUP]], scales: impl Fn(usize) -> S::F) {
     let (by, offset) = (S::splat(part.scale), S::splat_i32(part.offset.wrapping_neg()));
     for (group, result) in results.iter_mut().enumerate() {
-        let [upper, middle, lower] = [0, 1, 2].map(|plane| S::load_i32(&part.sums[group * part.padded + plane]));
+        let rows = &part.sums[group * part.padded..][..part.planes];
         // What overflows on the way comes back: the sum of the group itself fits.
-        let upper = S::add_i32(S::shl_i32::<8>(upper), middle);
-        let sum = S::to_f32(S::add_i32(S::add_i32(S::shl_i32::<8>(upper), lower), offset));
+        let mut sum = S::load_i32(&rows[0]);
+        for row in &rows[1..] {
+            sum = S::add_i32(S::shl_i32::<8>(sum), S::load_i32(row));
+        }
+        let sum = S::to_f32(S::add_i32(sum, offset));
         S::store(S::fma(sum, S::mul(scales(part.first + group), by), S::load(result)), result);
     }
 }
@@ -195,8 +199,11 @@ fn accumulate<S: Lanes>(part: &Part<'_>, results: &mut [[f32; GROUP]], scales: i
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grouped::{Precision, Rounding};
     use crate::{Isa, Readers};
     use proptest::prelude::*;
+
+    const FLOAT_128: Rounding = Rounding { group: 128, precision: Precision::Float };
 
     fn value(seed: u64, row: usize, col: usize) -> i8 {
         let x = ((row * 8191 + col) as u64 ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
@@ -242,7 +249,7 @@ mod tests {
             (0..cols).map(|i| ((i * 37 % 101) as f32 - 50.0) * if i < 128 { 1.0 } else { 1e-3 }).collect();
         for isa in Isa::available() {
             let (kernels, mut acts) = (Kernels::with(isa, LAYOUT), GroupedActivations::default());
-            acts.quantize(&pool, &kernels, &x, cols, 128, None);
+            acts.quantize(&pool, &kernels, &x, cols, FLOAT_128, None);
             let (values, scales) = acts.row(0);
             for (i, value) in values.enumerate() {
                 let scale = scales[i / 128];
@@ -252,7 +259,8 @@ mod tests {
             }
             assert!(scales[1] < 2e-3 * scales[0]);
             for nonsense in [[f32::NAN, 1.0], [f32::INFINITY, 1.0], [0.0, 0.0], [1e-40, -1e-42]] {
-                acts.quantize(&pool, &kernels, &nonsense.repeat(32), 64, 64, None);
+                let rounding = Rounding { group: 64, ..FLOAT_128 };
+                acts.quantize(&pool, &kernels, &nonsense.repeat(32), 64, rounding, None);
                 let (values, scales) = acts.row(0);
                 let want = if nonsense[0].is_nan() { 8_355_711 } else { 0 };
                 assert!(values.zip([0, want].into_iter().cycle()).all(|(value, want)| value == want), "{nonsense:?}");
@@ -265,14 +273,16 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn every_isa_and_thread_count_gives_the_definition(
-            rows in 1usize..300, cols in 1usize..400, tokens in 1usize..120, group in 1usize..4, wide: bool, seed: u64,
+            rows in 1usize..300, cols in 1usize..400, tokens in 1usize..120, group in 1usize..4, wide: bool,
+            int8: bool, seed: u64,
         ) {
             let group = 64 << (group - 1);
+            let rounding = Rounding { group, precision: if int8 { Precision::Int8 } else { Precision::Float } };
             let scales = if wide { ScaleType::F32 } else { ScaleType::F16 };
             let (a, b) = (matrix(rows, cols, group, scales, seed), matrix(rows.div_ceil(3), cols, group, scales, !seed));
             let x: Vec<f32> = (0..tokens * cols).map(|i| (((i as u64 * 7919) ^ seed) % 2001) as f32 - 1000.0).collect();
             let mut acts = GroupedActivations::default();
-            acts.quantize(&Pool::new(1), &Kernels::with(Isa::Scalar, LAYOUT), &x, cols, group, None);
+            acts.quantize(&Pool::new(1), &Kernels::with(Isa::Scalar, LAYOUT), &x, cols, rounding, None);
             let definition = |seed: u64, row: usize, token: usize| {
                 let (values, scales) = acts.row(token);
                 let values: Vec<i32> = values.collect();
@@ -288,7 +298,7 @@ mod tests {
             for (isa, threads) in Isa::available().flat_map(|isa| (1..=3).map(move |threads| (isa, threads))) {
                 let (pool, kernels) = (Pool::new(threads), Kernels::with(isa, LAYOUT));
                 let mut acts = GroupedActivations::default();
-                acts.quantize(&pool, &kernels, &x, cols, group, None);
+                acts.quantize(&pool, &kernels, &x, cols, rounding, None);
                 let (mut out_a, mut out_b) = (vec![1.5f32; tokens * rows], vec![9.0; tokens * b.rows()]);
                 let mut jobs = [
                     GroupedJob { weight: &a, out: &mut out_a, add: true },

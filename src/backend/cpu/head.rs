@@ -1,7 +1,7 @@
 //! The head on the CPU: final norm, vocabulary matrix, and which of the logits are computed.
 
 use sterna_cpu::dense::{self, DenseMatrix};
-use sterna_cpu::grouped::{self, GroupedActivations, GroupedJob, GroupedMatrix, ScaleType};
+use sterna_cpu::grouped::{self, GroupedActivations, GroupedJob, GroupedMatrix, Precision, Rounding, ScaleType};
 use sterna_cpu::head::{Candidates, Finder, Head, Int8Rows};
 use sterna_cpu::norm::rms_norm;
 use sterna_cpu::{AlignedBuf, Isa, Kernels, Pool, Readers};
@@ -51,7 +51,8 @@ impl Matrix {
         match self {
             Matrix::Dense { weight, .. } => dense::logits(pool, isa, weight.matrix(), x, scratch, out),
             Matrix::Ternary { kernels, weight, input } => {
-                input.quantize(pool, kernels, x, weight.cols(), weight.group(), None);
+                let rounding = Rounding { group: weight.group(), precision: Precision::Float };
+                input.quantize(pool, kernels, x, weight.cols(), rounding, None);
                 grouped::linear(pool, kernels, input, &mut [GroupedJob { weight, out, add: false }]);
             }
         }

@@ -2,7 +2,7 @@
 //! floats with matrices that have a scale for each group of columns.
 
 use sterna_cpu::activation::Gate;
-use sterna_cpu::grouped::{self, GroupedActivations, GroupedJob, GroupedMatrix, ScaleType};
+use sterna_cpu::grouped::{self, GroupedActivations, GroupedJob, GroupedMatrix, Precision, Rounding, ScaleType};
 use sterna_cpu::linear::MAX_JOBS;
 use sterna_cpu::{Activations, Kernels, Layout, LinearJob, Pool, Readers, TernaryMatrix, linear};
 
@@ -14,8 +14,8 @@ use crate::model::ActivationKind;
 pub(super) enum Weights {
     /// One scale, for [`ActivationKind::Int8`].
     Int8(Linear),
-    /// A scale for each group, for [`ActivationKind::Float`].
-    Grouped(GroupedMatrix),
+    /// A scale for each group, for the other kinds.
+    Grouped(GroupedMatrix, Precision),
 }
 
 impl Weights {
@@ -38,9 +38,13 @@ impl Weights {
                 let pack = |spec: &&LinearSpec| Ok(Weights::Int8(graph.linear(spec, layout, readers(spec))?));
                 specs.iter().map(pack).collect::<Result<_, BackendError>>()?
             }
-            ActivationKind::Float => {
+            ActivationKind::Float | ActivationKind::GroupedInt8 => {
                 let opened = graph.open_grouped(&specs)?;
-                let pack = |tensor| Ok(Weights::Grouped(graph.grouped(tensor, readers(tensor.spec))?));
+                let precision = match graph.config().activations {
+                    ActivationKind::GroupedInt8 => Precision::Int8,
+                    _ => Precision::Float,
+                };
+                let pack = |tensor| Ok(Weights::Grouped(graph.grouped(tensor, readers(tensor.spec))?, precision));
                 opened.iter().map(pack).collect::<Result<_, BackendError>>()?
             }
         };
@@ -51,7 +55,9 @@ impl Weights {
     pub(super) fn bytes_of(graph: &Graph, layout: Layout, spec: &LinearSpec) -> usize {
         match graph.config().activations {
             ActivationKind::Int8 => layout.bytes(spec.rows, spec.cols),
-            ActivationKind::Float => GroupedMatrix::bytes_of(spec.rows, spec.cols, Graph::MAX_GROUP, ScaleType::F16),
+            ActivationKind::Float | ActivationKind::GroupedInt8 => {
+                GroupedMatrix::bytes_of(spec.rows, spec.cols, Graph::MAX_GROUP, ScaleType::F16)
+            }
         }
     }
 
@@ -59,7 +65,7 @@ impl Weights {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Weights::Int8(linear) => linear.weight.bytes(),
-            Weights::Grouped(matrix) => matrix.bytes(),
+            Weights::Grouped(matrix, _) => matrix.bytes(),
         }
     }
 }
@@ -89,6 +95,10 @@ pub(super) fn grouped_kernels(kernels: &Kernels) -> Kernels {
     Kernels::with(kernels.isa(), Layout::T16).tuned(kernels.tuning())
 }
 
+fn rounding(matrix: &GroupedMatrix, precision: Precision) -> Rounding {
+    Rounding { group: matrix.group(), precision }
+}
+
 impl Inputs {
     /// Rounds the rows of `x`, of `cols` numbers, for products with `weights` and matrices built with it, after an RMSNorm
     /// if there is one.
@@ -102,9 +112,9 @@ impl Inputs {
     ) {
         match weights {
             Weights::Int8(_) => self.int8.quantize(engine.pool, engine.kernels, x, cols, norm),
-            Weights::Grouped(matrix) => {
-                let kernels = engine.grouped_kernels();
-                self.grouped.quantize(engine.pool, &kernels, x, cols, matrix.group(), norm);
+            Weights::Grouped(matrix, precision) => {
+                let (kernels, rounding) = (engine.grouped_kernels(), rounding(matrix, *precision));
+                self.grouped.quantize(engine.pool, &kernels, x, cols, rounding, norm);
             }
         }
     }
@@ -124,9 +134,9 @@ impl Inputs {
         let Engine { pool, kernels } = engine;
         match weights {
             Weights::Int8(_) => self.int8.quantize_gated(pool, kernels, function, gate, up, cols, norm),
-            Weights::Grouped(matrix) => {
-                let kernels = engine.grouped_kernels();
-                self.grouped.quantize_gated(pool, &kernels, function, gate, up, cols, matrix.group(), norm);
+            Weights::Grouped(matrix, precision) => {
+                let (kernels, rounding) = (engine.grouped_kernels(), rounding(matrix, *precision));
+                self.grouped.quantize_gated(pool, &kernels, function, gate, up, cols, rounding, norm);
             }
         }
     }
@@ -146,7 +156,7 @@ impl Inputs {
         for (weights, out) in jobs {
             match weights {
                 Weights::Int8(Linear { weight, scale }) => int8.push(LinearJob { weight, scale: *scale, out, add }),
-                Weights::Grouped(weight) => grouped.push(GroupedJob { weight, out, add }),
+                Weights::Grouped(weight, _) => grouped.push(GroupedJob { weight, out, add }),
             }
         }
         if !grouped.is_empty() {
@@ -157,7 +167,7 @@ impl Inputs {
             .iter()
             .filter_map(|weights| match weights {
                 Weights::Int8(linear) => Some(&linear.weight),
-                Weights::Grouped(_) => None,
+                Weights::Grouped(..) => None,
             })
             .collect();
         linear(engine.pool, engine.kernels, &self.int8, &mut int8, &next);
@@ -167,7 +177,7 @@ impl Inputs {
     pub(super) fn int8(&self, weights: &Weights) -> Option<&Activations> {
         match weights {
             Weights::Int8(_) => Some(&self.int8),
-            Weights::Grouped(_) => None,
+            Weights::Grouped(..) => None,
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::model::ActivationKind;
 /// # Errors
 /// If there is such a thing; the message names it.
 pub(super) fn check(graph: &Graph, adapter: &str) -> Result<(), GpuError> {
-    let float = (graph.config().activations == ActivationKind::Float).then_some("weights with a scale for each group");
+    let float = (graph.config().activations != ActivationKind::Int8).then_some("weights with a scale for each group");
     match float.or_else(|| graph.blocks().iter().find_map(lacking)) {
         None => Ok(()),
         Some(feature) => Err(GpuError::Unsupported { adapter: adapter.into(), feature }),
