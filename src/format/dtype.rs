@@ -11,6 +11,9 @@ pub(super) const I2S_TAIL: u64 = 32;
 /// Bytes that a tensor of tiles has after them: the `f32` scale and 60 unused bytes, so that what follows is aligned.
 pub(super) const TILES_TAIL: u64 = 64;
 
+/// The GGUF type number of TL2 in bitnet.cpp, which is that of MXFP4 elsewhere.
+pub(super) const GGUF_TL2: u32 = 39;
+
 /// GGUF type numbers of Sterna's own: `ST` in the upper half, the columns of a tile in the lower.
 const GGUF_T16: u32 = 0x5354_0010;
 const GGUF_T16X5: u32 = 0x5354_0014;
@@ -51,6 +54,10 @@ pub enum DType {
     Tq2_0,
     /// I2_S of bitnet.cpp: ternary, 2 bits, one `f32` scale for the tensor.
     I2S,
+    /// TL1 of bitnet.cpp: ternary, 2 bits, in the order of a kernel for ARM.
+    Tl1,
+    /// TL2 of bitnet.cpp: ternary, 1.67 bits, in the order of a kernel for AVX2.
+    Tl2,
     /// Sterna's own: ternary, 2 bits, in the tiles that the kernels read, one `f32` scale for the tensor.
     T16,
     /// Sterna's own: ternary, 1.6 bits, likewise.
@@ -80,8 +87,7 @@ const GGUF_NAMES: &[(u32, &str)] = &[
     (22, "IQ2_S"),
     (23, "IQ4_XS"),
     (29, "IQ1_M"),
-    (38, "TL1"),
-    (39, "MXFP4 or TL2"),
+    (GGUF_TL2, "MXFP4 or TL2"),
     (40, "NVFP4"),
     (41, "Q1_0"),
     (42, "Q2_0"),
@@ -127,6 +133,7 @@ impl DType {
             34 => DType::Tq1_0,
             35 => DType::Tq2_0,
             36 => DType::I2S,
+            38 => DType::Tl1,
             GGUF_T16 => DType::T16,
             GGUF_T16X5 => DType::T16x5,
             other => DType::Unknown(other),
@@ -182,6 +189,8 @@ impl DType {
             DType::Tq1_0 => "TQ1_0",
             DType::Tq2_0 => "TQ2_0",
             DType::I2S => "I2_S",
+            DType::Tl1 => "TL1",
+            DType::Tl2 => "TL2",
             DType::T16 => "T16",
             DType::T16x5 => "T16x5",
             DType::Other(name) => name,
@@ -207,7 +216,8 @@ impl DType {
             DType::Q6K => (256, 210),
             DType::Tq1_0 => (256, 54),
             DType::Tq2_0 => (256, 66),
-            DType::I2S | DType::T16 | DType::T16x5 | DType::Unknown(_) | DType::Other(_) => return None,
+            DType::Tl1 => (4, 1),
+            DType::I2S | DType::Tl2 | DType::T16 | DType::T16x5 | DType::Unknown(_) | DType::Other(_) => return None,
         })
     }
 
@@ -216,6 +226,12 @@ impl DType {
     pub(super) fn bytes(self, elements: u64, columns: u64) -> Option<u64> {
         if self == DType::I2S {
             return if elements.is_multiple_of(4) { (elements / 4).checked_add(I2S_TAIL) } else { None };
+        }
+        if self == DType::Tl2 {
+            // As bitnet.cpp counts them: for 256 columns more room than pairs or threes take, whatever the cut.
+            let rows = elements.checked_div(columns)?;
+            let threes = columns.checked_sub(256)?.checked_mul(rows)? / 3;
+            return (threes.checked_mul(5)? / 8).checked_add(rows.checked_mul(64)?);
         }
         if let Some(layout) = self.layout() {
             let (rows, tile) = (elements.checked_div(columns)?, layout.tile_cols() as u64);

@@ -10,6 +10,7 @@
 //! | packed `uint8` of Hugging Face (`quant_method: bitnet`) | `hf_packed` |
 //! | float master weights of a BitNet, ternarized at load | `absmean` |
 //! | I2_S, TQ1_0, TQ2_0 of GGUF | `i2_s`, `tq1_0`, `tq2_0` |
+//! | TL1, TL2 of bitnet.cpp | `tl1`, `tl2`, cut as `kernel_config` says |
 //! | T16, T16x5: the kernels' own layouts in a GGUF file | `tiles` |
 //! | floats that are ternary already | `dense_ternary` |
 //! | embedding and head: floats, Q8_0, Q6_K, Q5_0, Q4_0 | `dense` |
@@ -31,12 +32,16 @@ mod gguf_writer;
 mod hf_packed;
 mod huggingface;
 mod i2_s;
+mod kernel_config;
 pub mod metadata;
 mod safetensors;
 mod storage;
 mod tensor_list;
 mod ternary;
 mod tiles;
+mod tl;
+mod tl1;
+mod tl2;
 mod tq1_0;
 mod tq2_0;
 
@@ -49,6 +54,7 @@ pub use error::FormatError;
 pub(crate) use gguf::ALIGNMENT_KEY;
 pub use gguf_writer::{CompleteFile, GgufWriter, TensorPlan};
 pub use i2_s::I2sLayout;
+pub use kernel_config::KernelConfig;
 pub use metadata::{Metadata, Value};
 pub use storage::TensorData;
 pub use ternary::TernaryTensor;

@@ -11,7 +11,7 @@ use super::checkpoint::{Checkpoint, Description, TensorInfo};
 use super::dtype::DType;
 use super::floats::Float;
 use super::storage::TensorData;
-use super::{FormatError, absmean, dense_ternary, hf_packed, i2_s, metadata, tiles, tq1_0, tq2_0};
+use super::{FormatError, absmean, dense_ternary, hf_packed, i2_s, metadata, tiles, tl1, tl2, tq1_0, tq2_0};
 
 /// A ternary matrix `W = t · scale` with `t` in {-1, 0, 1}, still encoded. It keeps the checkpoint's bytes alive and
 /// can be read from many threads.
@@ -124,6 +124,11 @@ impl Site {
         self.rows.checked_mul(self.cols)
     }
 
+    /// An error about this matrix.
+    pub(super) fn invalid(&self, reason: String) -> FormatError {
+        FormatError::header(&self.file, format_args!("tensor `{}`", self.name), reason)
+    }
+
     /// Refuses `data` of another length than `expected` bytes.
     pub(super) fn check_length(&self, dtype: DType, data: &[u8], expected: Option<usize>) -> Result<(), FormatError> {
         if expected == Some(data.len()) {
@@ -218,6 +223,8 @@ pub(super) fn open(
                 (DType::I2S, ..) => i2_s::open(&site, data, checkpoint.options().i2s_layout)?,
                 (DType::Tq1_0, ..) => tq1_0::open(&site, data)?,
                 (DType::Tq2_0, ..) => tq2_0::open(&site, data)?,
+                (DType::Tl1, ..) => tl1::open(&site, checkpoint, &data)?,
+                (DType::Tl2, ..) => tl2::open(&site, checkpoint, &data)?,
                 // The converters' way out where rows do not divide into blocks.
                 (_, _, Some(float)) => dense_ternary::open(&site, data, float)?,
                 _ => return Err(unusable(checkpoint, info)),

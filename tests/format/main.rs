@@ -9,6 +9,7 @@ mod codecs;
 #[path = "../common/mod.rs"]
 mod common;
 mod fixtures;
+mod tl;
 
 use sterna::format::TernaryTensor;
 
