@@ -10,6 +10,7 @@ mod codecs;
 mod common;
 mod fixtures;
 mod tl;
+mod vocabulary;
 
 use sterna::format::TernaryTensor;
 
