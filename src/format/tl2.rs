@@ -52,7 +52,7 @@ pub(super) fn open(site: &Site, checkpoint: &Checkpoint, data: &TensorData) -> R
     // `split` found that the matrix has as many bytes, so that these products fit.
     let signs = site.rows * threes / 6;
     let pairs = signs + site.rows * threes / WORD_COLS;
-    if rest % PAIR_BLOCK != 0 || pairs + site.rows * rest / 4 > codes.len() {
+    if !rest.is_multiple_of(PAIR_BLOCK) || pairs + site.rows * rest / 4 > codes.len() {
         return Err(
             site.invalid(format!("the {rest} columns beyond multiples of bk = {} are no TL2", tiling.block_cols))
         );
