@@ -294,3 +294,35 @@ fn perplexity_is_that_of_the_text() {
 fn fixture_text() -> String {
     common::data_path("demo/heldout.txt").to_str().unwrap().to_owned()
 }
+
+#[test]
+fn i2_s_files_of_other_builds_are_read_on_demand() {
+    let source = fixture("llama_a").join("model-i2_s.gguf");
+    let mut bytes = std::fs::read(&source).unwrap();
+    let checkpoint = sterna::format::Checkpoint::open(&source).unwrap();
+    for info in checkpoint.tensors().filter(|info| info.dtype == sterna::format::DType::I2S) {
+        let tensor = checkpoint.data(&info.name).unwrap();
+        let start = bytes.windows(tensor.len()).position(|window| window == &tensor[..]).unwrap();
+        // From runs of 32 bytes for 128 weights to runs of 16 for 64.
+        let codes = tensor.len() - 32;
+        let code = |index: usize| (tensor[index / 128 * 32 + index % 32] >> (6 - 2 * (index % 128 / 32))) & 3;
+        for byte in 0..codes {
+            let first = byte / 16 * 64 + byte % 16;
+            bytes[start + byte] = (0..4).fold(0, |all, run| (all << 2) | code(first + 16 * run));
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("arm.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    let run = |path: &std::path::Path, order: &[&str]| {
+        let mut command = sterna();
+        command.arg("run").arg(path).args(["--tokens", "1,5,9", "-n", "8", "--temp", "0", "--json"]).args(order);
+        json(&mut command)["tokens"].clone()
+    };
+    let expected = run(&source, &[]);
+    assert_eq!(run(&path, &["--i2s", "arm64"]), expected);
+    assert_ne!(run(&path, &[]), expected, "the order matters");
+    let out = folder.path().join("t16.gguf");
+    sterna().arg("convert").arg(&path).arg(&out).args(["--i2s", "arm64", "--verify"]).assert().success();
+    assert_eq!(run(&out, &[]), expected);
+}

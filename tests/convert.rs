@@ -91,7 +91,7 @@ fn every_encoding_and_the_way_back_give_the_same_bits() {
             assert_eq!(template(theirs), template(tokenizer));
             before = out;
         }
-        let comparison = compare(&source, &before).unwrap();
+        let comparison = compare(&source, &sterna::format::OpenOptions::default(), &before).unwrap();
         assert!(comparison.is_exact && comparison.same_tokens && comparison.agreeing == comparison.tokens);
     }
 }

@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 #[cfg(feature = "gpu")]
 use sterna::backend::gpu::GpuOptions;
 use sterna::backend::{Device, Progress};
+use sterna::format::{self, I2sLayout, KernelConfig};
 use sterna::model::ActivationKind;
 use sterna::plan::Workload;
 use sterna::tune::Tuned;
@@ -39,6 +40,9 @@ pub(super) struct ModelArgs {
     /// of which only the weights were quantized [default: what the file says]
     #[arg(long, value_enum)]
     activations: Option<ActivationsArg>,
+
+    #[command(flatten)]
+    files: FileArgs,
 
     /// Tokens of context: prompt and answer [default: what the model was trained for, at most 8192]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
@@ -104,6 +108,48 @@ pub(super) struct ModelArgs {
     /// What `auto` is fast for: tokens of a prompt and of the answer
     #[arg(long, value_name = "PROMPT:ANSWER", default_value_t)]
     workload: Workload,
+}
+
+/// What files of bitnet.cpp do not say of themselves.
+#[derive(Args, Clone)]
+pub(super) struct FileArgs {
+    /// The order of weights in an I2_S file, which nothing in it tells
+    #[arg(long, value_enum, default_value = "x86", value_name = "ORDER")]
+    i2s: I2sArg,
+
+    /// The kernel_config.ini with which bitnet.cpp made a TL1 or TL2 file [default: what its set-up takes for the models that
+    /// it knows]
+    #[arg(long, value_name = "FILE")]
+    kernel_config: Option<PathBuf>,
+}
+
+/// Orders of weights in I2_S files.
+#[derive(Clone, Copy, ValueEnum)]
+enum I2sArg {
+    /// Blocks of 128 weights: all published files
+    X86,
+    /// Blocks of 64 weights: quantized by a build for ARM
+    Arm64,
+    /// Four rows in a byte: quantized by a build without ACT_PARALLEL
+    Rows4,
+}
+
+impl FileArgs {
+    /// The options for a file.
+    pub(super) fn options(&self) -> anyhow::Result<format::OpenOptions> {
+        Ok(format::OpenOptions {
+            i2s_layout: match self.i2s {
+                I2sArg::X86 => I2sLayout::X86,
+                I2sArg::Arm64 => I2sLayout::Arm,
+                I2sArg::Rows4 => I2sLayout::RowInterleaved,
+            },
+            kernel_config: match &self.kernel_config {
+                Some(file) => KernelConfig::read(file)?,
+                None => KernelConfig::default(),
+            },
+            ..format::OpenOptions::default()
+        })
+    }
 }
 
 /// How a GPU is used.
@@ -246,7 +292,10 @@ impl ModelArgs {
         let isa = self.isa.map_or_else(Isa::from_env, Ok)?;
         let tuned = tuned(isa);
         let tuned = tuned.as_ref();
+        let files = self.files.options()?;
         Ok(OpenOptions {
+            i2s_layout: files.i2s_layout,
+            kernel_config: files.kernel_config,
             threads: self.threads.map(usize::from).or(tuned.map(|tuned| tuned.threads)),
             pin: self.pin,
             no_mmap: self.no_mmap,

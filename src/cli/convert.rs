@@ -11,7 +11,7 @@ use sterna::convert::{self, Conversion, ConvertOptions};
 use sterna::format::DenseEncoding;
 use sterna::model::build_graph;
 
-use super::common::{self, Watch};
+use super::common::{self, FileArgs, Watch};
 use super::synth::EncodingArg;
 
 /// Arguments of `sterna convert`.
@@ -40,6 +40,9 @@ pub(super) struct Args {
     /// How embedding and head are stored [default: as they are]
     #[arg(long, value_enum)]
     head: Option<HeadArg>,
+
+    #[command(flatten)]
+    files: FileArgs,
 
     /// Compare what the new file says with what the model says before it gets its name
     #[arg(long)]
@@ -74,14 +77,15 @@ impl HeadArg {
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     common::refuse_to_overwrite(&args.out, args.force)?;
-    let graph = build_graph(Arc::new(sterna::source::open(&args.source)?))?;
+    let files = args.files.options()?;
+    let graph = build_graph(Arc::new(sterna::source::open_with(&args.source, files.clone())?))?;
     let options = ConvertOptions { encoding: args.to.encoding(), head: args.head.map(HeadArg::encoding) };
     let conversion = Conversion::new(&graph, options)?;
     let bar = Watch::new(Some(conversion.bytes()), "{bar:30} {bytes}/{total_bytes} ({bytes_per_sec}, {eta})")?;
     let file = conversion.write(&args.out, args.force, &mut |bytes| bar.advance(bytes))?;
     drop(bar);
     if args.verify {
-        let comparison = convert::compare(&args.source, file.temporary_path())?;
+        let comparison = convert::compare(&args.source, &files, file.temporary_path())?;
         let convert::Comparison { tokens, largest, agreeing, is_exact, same_tokens } = comparison;
         if !same_tokens {
             bail!("the new file makes other tokens of a text; it is not kept");

@@ -45,8 +45,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let client = Client::from_env()?;
     let bar = bar()?;
-    let pulled = hub::pull(&client, &cache, &reference, &mut |event| show(&bar, event))?;
+    let pulled = hub::pull(&client, &cache, &reference, &mut |event| show(&bar, event));
     bar.finish_and_clear();
+    let pulled = pulled?;
     let problem = does_not_run(&pulled.path);
     if args.json {
         let object = json!({

@@ -6,6 +6,7 @@ use sterna_cpu::kv::KvType;
 
 use crate::backend::HeadKind;
 use crate::engine::{Error, Model, OpenOptions};
+use crate::format;
 
 /// How the logits of two models differ.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,12 +35,12 @@ struct Seen {
     text: Option<Vec<u32>>,
 }
 
-/// Compares what two models, one after the other in memory, make of some tokens.
+/// Compares what two models, one after the other in memory, make of some tokens. The first is read with `files`.
 ///
 /// # Errors
 /// If one of them cannot be opened, or does not run.
-pub fn compare(source: &Path, written: &Path) -> Result<Comparison, Error> {
-    let (a, b) = (see(source)?, see(written)?);
+pub fn compare(source: &Path, files: &format::OpenOptions, written: &Path) -> Result<Comparison, Error> {
+    let (a, b) = (see(source, files)?, see(written, &format::OpenOptions::default())?);
     let pairs = || a.rows.iter().zip(&b.rows);
     let best = |row: &[f32]| (0..row.len()).max_by(|&i, &j| row[i].total_cmp(&row[j]));
     let differences = pairs().flat_map(|(a, b)| a.iter().zip(b).map(|(a, b)| (a - b).abs()));
@@ -54,8 +55,15 @@ pub fn compare(source: &Path, written: &Path) -> Result<Comparison, Error> {
     })
 }
 
-fn see(path: &Path) -> Result<Seen, Error> {
-    let options = OpenOptions { context: Some(64), kv: KvType::F32, head: HeadKind::Exact, ..OpenOptions::default() };
+fn see(path: &Path, files: &format::OpenOptions) -> Result<Seen, Error> {
+    let options = OpenOptions {
+        context: Some(64),
+        kv: KvType::F32,
+        head: HeadKind::Exact,
+        i2s_layout: files.i2s_layout,
+        kernel_config: files.kernel_config.clone(),
+        ..OpenOptions::default()
+    };
     let model = Model::open(path, &options)?;
     let vocab = model.config().vocab_size as u32;
     // Tokens from everywhere in the vocabulary.

@@ -10,7 +10,7 @@ use super::{Engine, Error, GenerateOptions, Generation, Sampling, SequenceId, Wo
 #[cfg(feature = "gpu")]
 use crate::backend::gpu::GpuOptions;
 use crate::backend::{Device, HeadKind, KvOptions, LogitsFor, Progress};
-use crate::format::{self, Checkpoint, Description, Metadata};
+use crate::format::{self, Checkpoint, Description, I2sLayout, KernelConfig, Metadata};
 use crate::graph::planner::Workload;
 use crate::graph::{Graph, Output};
 use crate::model::{ActivationKind, ModelConfig, build_graph};
@@ -29,6 +29,10 @@ pub struct OpenOptions {
     pub no_mmap: bool,
     /// What the inputs of ternary matrices are rounded to; `None` for what the model was trained with, as far as the file tells.
     pub activations: Option<ActivationKind>,
+    /// The order of weights in I2_S tensors of a GGUF file.
+    pub i2s_layout: I2sLayout,
+    /// How the matrices of TL1 and TL2 tensors of a GGUF file are cut.
+    pub kernel_config: KernelConfig,
     /// Instruction set; `None` for `STERNA_ISA` or the best one.
     pub isa: Option<Isa>,
     /// Layout of the packed weights; `None` for that of the file, so that nothing is packed, or the preferred one.
@@ -78,6 +82,8 @@ impl Default for OpenOptions {
             pin: false,
             no_mmap: false,
             activations: None,
+            i2s_layout: I2sLayout::default(),
+            kernel_config: KernelConfig::default(),
             isa: None,
             layout: None,
             preferred_layout: None,
@@ -105,6 +111,15 @@ impl Default for OpenOptions {
 const DEFAULT_CONTEXT: usize = 8192;
 
 impl OpenOptions {
+    /// How files are read.
+    pub(super) fn files(&self) -> format::OpenOptions {
+        format::OpenOptions {
+            i2s_layout: self.i2s_layout,
+            kernel_config: self.kernel_config.clone(),
+            copy: self.no_mmap,
+        }
+    }
+
     /// Positions of a sequence of a model, and the cache for all sequences.
     pub(super) fn cache_of(&self, config: &ModelConfig) -> (usize, KvOptions) {
         let context = self.context.unwrap_or(config.max_position_embeddings.min(DEFAULT_CONTEXT)).max(1);
@@ -150,8 +165,7 @@ impl Model {
         options: &OpenOptions,
         progress: impl FnOnce(u64) -> P,
     ) -> Result<Model, Error> {
-        let files = format::OpenOptions { copy: options.no_mmap, ..Default::default() };
-        let checkpoint = Arc::new(source::open_with(path.as_ref(), files)?);
+        let checkpoint = Arc::new(source::open_with(path.as_ref(), options.files())?);
         let mut graph = build_graph(Arc::clone(&checkpoint))?;
         match (options.activations, graph.config().activations) {
             // Of models with scales of groups, int8 has them too.

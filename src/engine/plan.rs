@@ -17,7 +17,7 @@ use crate::synth::Shape;
 /// If the model cannot be read, the placement that is asked for makes no sense, or the model fits nowhere.
 pub fn plan_model(path: impl AsRef<Path>, options: &OpenOptions, assumed: &[AssumedDevice]) -> Result<Report, Error> {
     let path = path.as_ref();
-    let graph = build_graph(Arc::new(source::open(path)?))?;
+    let graph = build_graph(Arc::new(source::open_with(path, options.files())?))?;
     let (_, kv) = options.cache_of(graph.config());
     devices::plan(&graph, options, kv, path.display().to_string(), assumed, true)
 }

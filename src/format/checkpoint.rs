@@ -14,6 +14,7 @@ use super::dtype::DType;
 use super::floats::Float;
 use super::grouped::GroupedTensor;
 use super::i2_s::I2sLayout;
+use super::kernel_config::KernelConfig;
 use super::metadata::Metadata;
 use super::storage::{Storage, TensorData};
 use super::ternary::{self, TernaryTensor};
@@ -63,10 +64,12 @@ pub enum Description {
 }
 
 /// What the user has to say where a file does not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenOptions {
     /// The layout of I2_S tensors.
     pub i2s_layout: I2sLayout,
+    /// How the matrices of TL1 and TL2 tensors are cut.
+    pub kernel_config: KernelConfig,
     /// Matrices that could be read where the file is mapped are copied to memory, as far as the CPU multiplies them.
     pub copy: bool,
 }
@@ -206,8 +209,8 @@ impl Checkpoint {
     }
 
     /// The options it was opened with.
-    pub fn options(&self) -> OpenOptions {
-        self.options
+    pub fn options(&self) -> &OpenOptions {
+        &self.options
     }
 
     /// The contents of a side file of a Hugging Face directory, such as `tokenizer.json`; `None` if there is no such

@@ -11,6 +11,9 @@ pub(super) const I2S_TAIL: u64 = 32;
 /// Bytes that a tensor of tiles has after them: the `f32` scale and 60 unused bytes, so that what follows is aligned.
 pub(super) const TILES_TAIL: u64 = 64;
 
+/// The GGUF type number of TL2 in bitnet.cpp, which is that of MXFP4 elsewhere.
+pub(super) const GGUF_TL2: u32 = 39;
+
 /// GGUF type numbers of Sterna's own: `ST` in the upper half, the columns of a tile in the lower.
 const GGUF_T16: u32 = 0x5354_0010;
 const GGUF_T16X5: u32 = 0x5354_0014;
@@ -79,6 +82,10 @@ pub enum DType {
     Ptq1_0,
     /// I2_S of bitnet.cpp: ternary, 2 bits, one `f32` scale for the tensor.
     I2S,
+    /// TL1 of bitnet.cpp: ternary, 2 bits, in the order of a kernel for ARM.
+    Tl1,
+    /// TL2 of bitnet.cpp: ternary, 1.67 bits, in the order of a kernel for AVX2.
+    Tl2,
     /// Sterna's own: ternary, 2 bits, in the tiles that the kernels read, one `f32` scale for the tensor.
     T16,
     /// Sterna's own: ternary, 1.6 bits, likewise.
@@ -110,8 +117,7 @@ const GGUF_NAMES: &[(u32, &str)] = &[
     (22, "IQ2_S"),
     (23, "IQ4_XS"),
     (29, "IQ1_M"),
-    (38, "TL1"),
-    (39, "MXFP4 or TL2"),
+    (GGUF_TL2, "MXFP4 or TL2"),
     (40, "NVFP4"),
     (41, "Q1_0"),
     (134, "IQ1_BN"),
@@ -154,6 +160,7 @@ impl DType {
             34 => DType::Tq1_0,
             35 => DType::Tq2_0,
             36 => DType::I2S,
+            38 => DType::Tl1,
             42 => DType::Q2_0,
             142 => DType::Pq2_0,
             143 => DType::Ptq1_0,
@@ -223,6 +230,8 @@ impl DType {
             DType::Pq2_0 => "PQ2_0",
             DType::Ptq1_0 => "PTQ1_0",
             DType::I2S => "I2_S",
+            DType::Tl1 => "TL1",
+            DType::Tl2 => "TL2",
             DType::T16 => "T16",
             DType::T16x5 => "T16x5",
             DType::T16Grouped(Group::G64) => "T16 g64",
@@ -253,9 +262,14 @@ impl DType {
             DType::Q2_0 => (64, 18),
             DType::Pq2_0 => (128, 34),
             DType::Ptq1_0 => (128, 28),
-            DType::I2S | DType::T16 | DType::T16x5 | DType::T16Grouped(_) | DType::Unknown(_) | DType::Other(_) => {
-                return None;
-            }
+            DType::Tl1 => (4, 1),
+            DType::I2S
+            | DType::Tl2
+            | DType::T16
+            | DType::T16x5
+            | DType::T16Grouped(_)
+            | DType::Unknown(_)
+            | DType::Other(_) => return None,
         })
     }
 
@@ -269,6 +283,12 @@ impl DType {
             // 128 rows of a group: two bits for each value, two bytes for each scale.
             let (rows, group) = (elements.checked_div(columns)?, group.cols() as u64);
             return rows.div_ceil(128).checked_mul(columns.div_ceil(group))?.checked_mul(128 * (group / 4 + 2));
+        }
+        if self == DType::Tl2 {
+            // As bitnet.cpp counts them: for 256 columns more room than pairs or threes take, whatever the cut.
+            let rows = elements.checked_div(columns)?;
+            let threes = columns.checked_sub(256)?.checked_mul(rows)? / 3;
+            return (threes.checked_mul(5)? / 8).checked_add(rows.checked_mul(64)?);
         }
         if let Some(layout) = self.layout() {
             let (rows, tile) = (elements.checked_div(columns)?, layout.tile_cols() as u64);

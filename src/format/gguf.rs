@@ -8,9 +8,9 @@ use std::fmt::Arguments;
 use std::path::Path;
 
 use super::checkpoint::TensorInfo;
-use super::dtype::DType;
+use super::dtype::{DType, GGUF_TL2};
 use super::metadata::{Metadata, Value};
-use super::{FormatError, tensor_list};
+use super::{FormatError, tensor_list, tl};
 
 /// The first four bytes of a GGUF file.
 pub(super) const MAGIC: &[u8; 4] = b"GGUF";
@@ -120,6 +120,9 @@ fn place(
         // An offset beyond the file leaves zero bytes; `check_ranges` reports it.
         let room = next.unwrap_or(file_len).saturating_sub(tensor.offset);
         match tensor.dtype {
+            DType::Unknown(GGUF_TL2) if let Some(nbytes) = tl2_bytes(tensor, room, alignment) => {
+                (tensor.dtype, tensor.nbytes) = (DType::Tl2, nbytes);
+            }
             DType::Unknown(_) => tensor.nbytes = room,
             // PrismML's first files have blocks of 128 under this number, which take less room.
             DType::Q2_0 if room < tensor.nbytes => {
@@ -129,12 +132,33 @@ fn place(
                     (tensor.dtype, tensor.nbytes) = (DType::Pq2_0, nbytes);
                 }
             }
+            // The scale may be behind the codes.
+            DType::Tl1 => tensor.nbytes = with_tail(tensor.nbytes, room),
             // Nothing but its length tells the variants of this type apart: `TernaryTensor` refuses another length.
             DType::I2S if next.is_some() && room >= tensor.nbytes.saturating_add(alignment) => tensor.nbytes = room,
             _ => {}
         }
     }
     tensor_list::check_ranges(file, tensors, file_len)
+}
+
+/// Bytes of a tensor whose type number may stand for TL2, if its length says so.
+fn tl2_bytes(tensor: &TensorInfo, room: u64, alignment: u64) -> Option<u64> {
+    let columns = *tensor.shape.last()? as u64;
+    // The header was refused if this product overflowed.
+    let elements = tensor.shape.iter().map(|&dimension| dimension as u64).product();
+    let codes = DType::Tl2.bytes(elements, columns)?;
+    let lengths = [codes, codes.checked_next_multiple_of(tl::TAIL)?.checked_add(tl::TAIL)?];
+    let fits = lengths
+        .iter()
+        .any(|length| length.checked_next_multiple_of(alignment) == Some(room.next_multiple_of(alignment)));
+    fits.then(|| with_tail(codes, room))
+}
+
+/// Bytes of a TL1 or TL2 tensor in so much room: with the scale behind its codes, if there is room for one.
+fn with_tail(codes: u64, room: u64) -> u64 {
+    let whole = codes.checked_next_multiple_of(tl::TAIL).and_then(|tail| tail.checked_add(tl::TAIL));
+    whole.filter(|&whole| whole <= room).unwrap_or(codes)
 }
 
 /// A position in the header of a file.

@@ -37,7 +37,7 @@ pub(super) fn open(site: &Site, data: TensorData, layout: I2sLayout) -> Result<D
     };
     if !count.is_some_and(|count| count.is_multiple_of(unit)) {
         let reason = format!("its number of {of} is not a multiple of {unit}, which this layout of I2_S requires");
-        return Err(FormatError::header(&site.file, format_args!("tensor `{}`", site.name), reason));
+        return Err(site.invalid(reason));
     }
     let codes = site.elements().map(|elements| elements / 4);
     site.check_length(DType::I2S, &data, codes.and_then(|codes| codes.checked_add(I2S_TAIL as usize)))?;

@@ -10,6 +10,7 @@
 //! | packed `uint8` of Hugging Face (`quant_method: bitnet`) | `hf_packed` |
 //! | float master weights of a BitNet, ternarized at load | `absmean` |
 //! | I2_S, TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0 of GGUF | `i2_s`, `tq1_0`, `tq2_0`, `q2_0` |
+//! | TL1, TL2 of bitnet.cpp | `tl1`, `tl2`, cut as `kernel_config` says |
 //! | T16, T16x5: the kernels' own layouts in a GGUF file | `tiles`, with scales of groups `grouped_tiles` |
 //! | floats that are ternary already | `dense_ternary` |
 //! | embedding and head: floats, Q8_0, Q6_K, Q5_0, Q4_0 | `dense` |
@@ -33,6 +34,7 @@ mod grouped_tiles;
 mod hf_packed;
 mod huggingface;
 mod i2_s;
+mod kernel_config;
 pub mod metadata;
 mod q2_0;
 mod safetensors;
@@ -40,6 +42,9 @@ mod storage;
 mod tensor_list;
 mod ternary;
 mod tiles;
+mod tl;
+mod tl1;
+mod tl2;
 mod tq1_0;
 mod tq2_0;
 
@@ -53,6 +58,7 @@ pub(crate) use gguf::ALIGNMENT_KEY;
 pub use gguf_writer::{CompleteFile, GgufWriter, TensorPlan};
 pub use grouped::GroupedTensor;
 pub use i2_s::I2sLayout;
+pub use kernel_config::KernelConfig;
 pub use metadata::{Metadata, Value};
 pub use storage::TensorData;
 pub use ternary::TernaryTensor;

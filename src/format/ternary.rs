@@ -12,7 +12,9 @@ use super::dtype::DType;
 use super::floats::Float;
 use super::grouped::{GroupedTensor, Groups};
 use super::storage::TensorData;
-use super::{FormatError, absmean, dense_ternary, grouped_tiles, hf_packed, i2_s, metadata, q2_0, tiles, tq1_0, tq2_0};
+use super::{
+    FormatError, absmean, dense_ternary, grouped_tiles, hf_packed, i2_s, metadata, q2_0, tiles, tl1, tl2, tq1_0, tq2_0,
+};
 
 /// A ternary matrix `W = t · scale` with `t` in {-1, 0, 1}, still encoded. It keeps the checkpoint's bytes alive and
 /// can be read from many threads.
@@ -144,6 +146,11 @@ impl Site {
         self.rows.checked_mul(self.cols)
     }
 
+    /// An error about this matrix.
+    pub(super) fn invalid(&self, reason: String) -> FormatError {
+        FormatError::header(&self.file, format_args!("tensor `{}`", self.name), reason)
+    }
+
     /// Refuses `data` of another length than `expected` bytes.
     pub(super) fn check_length(&self, dtype: DType, data: &[u8], expected: Option<usize>) -> Result<(), FormatError> {
         if expected == Some(data.len()) {
@@ -249,6 +256,8 @@ fn decoded(site: &Site, checkpoint: &Checkpoint, info: &TensorInfo, grouped: boo
             (DType::Tq1_0 | DType::Ptq1_0, ..) => tq1_0::open(site, dtype, data),
             (DType::Tq2_0, ..) => tq2_0::open(site, data),
             (DType::Q2_0 | DType::Pq2_0, ..) => q2_0::open(site, dtype, data),
+            (DType::Tl1, ..) => tl1::open(site, checkpoint, &data),
+            (DType::Tl2, ..) => tl2::open(site, checkpoint, &data),
             // The converters' way out where rows do not divide into blocks.
             (_, _, Some(float)) if grouped => dense_ternary::open_grouped(site, data, float),
             (_, _, Some(float)) => dense_ternary::open(site, data, float),

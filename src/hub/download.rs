@@ -1,7 +1,7 @@
 //! One file: from the hub to the cache, going on where an earlier attempt stopped, with its checksum compared.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use sha1::Sha1;
@@ -44,7 +44,11 @@ impl Download<'_> {
         cache::create_parent(&lock_path)?;
         let lock = File::create(&lock_path).map_err(HubError::io(&lock_path))?;
         // Another process may be downloading the same file; then it is there when the lock is free.
-        lock.lock().map_err(HubError::io(&lock_path))?;
+        match lock.lock() {
+            // Some file systems of networks have no locks.
+            Err(reason) if reason.kind() == ErrorKind::Unsupported => {}
+            result => result.map_err(HubError::io(&lock_path))?,
+        }
         if fs::metadata(&blob).is_ok_and(|metadata| metadata.len() == file.size) {
             progress(file.size);
         } else {
@@ -220,6 +224,7 @@ impl Checksum {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 mod tests {
     use super::*;
 

@@ -371,6 +371,11 @@ fn all_types() -> Vec<u8> {
         gguf_tensor("tq1_0", &[256, 1], 34, &[1; 54]),
         gguf_tensor("tq2_0", &[256, 1], 35, &[1; 66]),
         gguf_tensor("i2_s", &[64, 2], 36, &[&[0; 32][..], &f32_bytes(&[1.0; 8])].concat()),
+        gguf_tensor("t16", &[16, 16], 0x5354_0010, &[&[0x55; 64][..], &f32_bytes(&[1.0; 16])].concat()),
+        gguf_tensor("tl1", &[1536, 1], 38, &[0; 384]),
+        gguf_tensor("tl1_scale", &[], 0, &f32_bytes(&[1.0])),
+        gguf_tensor("tl2", &[256, 1], 39, &[0; 64]),
+        gguf_tensor("tl2_scale", &[], 0, &f32_bytes(&[1.0])),
     ];
     Gguf::of(tensors).with("tokens", strings_value(&[b"a", b"bc"])).with("ints", array_value(5, 2, &[0; 8])).build()
 }

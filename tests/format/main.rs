@@ -9,6 +9,8 @@ mod codecs;
 #[path = "../common/mod.rs"]
 mod common;
 mod fixtures;
+mod tl;
+mod vocabulary;
 
 use sterna::format::TernaryTensor;
 
