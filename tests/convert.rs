@@ -99,9 +99,15 @@ fn every_encoding_and_the_way_back_give_the_same_bits() {
 #[test]
 fn awkward_sizes_fit_the_own_layouts_and_are_refused_by_others() {
     let folder = tempfile::tempdir().unwrap();
-    for name in
-        ["bitnet_b_awkward", "bitnet_c_awkward", "bitnet_b158_3b_awkward", "llama_b_awkward", "bitnet_bf16_online"]
-    {
+    for name in [
+        "bitnet_b_awkward",
+        "bitnet_c_awkward",
+        "bitnet_b158_3b_awkward",
+        "llama_b_awkward",
+        "bitnet_bf16_online",
+        "qwen3_bitlinear",
+        "minicpm_bitlinear",
+    ] {
         let source = fixture(name);
         let want = bits(&logits(&open(&source, None)));
         let mut before = source.clone();
