@@ -19,7 +19,8 @@ use crate::model::HALF_SPLIT;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shape {
-    /// `bitnet-b1.58` (2B-4T: squared ReLU, sub-norms), `bitnet` (1bitLLM: SiLU, sub-norms) or `llama` (SwiGLU).
+    /// `bitnet-b1.58` (2B-4T: squared ReLU, sub-norms), `bitnet` (1bitLLM: SiLU, sub-norms), `llama` (SwiGLU) or `qwen3` (norms
+    /// of heads).
     pub architecture: String,
     /// Width of the residual stream.
     pub hidden_size: usize,
@@ -31,6 +32,12 @@ pub struct Shape {
     pub num_attention_heads: usize,
     /// Heads of keys and values.
     pub num_key_value_heads: usize,
+    /// Width of a head; without it, all heads together are as wide as the residual stream.
+    #[serde(default)]
+    pub head_dim: Option<usize>,
+    /// Whether each matrix has a norm of its own, as in BitNet embedding models.
+    #[serde(default)]
+    pub use_rms_norm: bool,
     /// Tokens.
     pub vocab_size: usize,
     /// Whether the head is the embedding.
@@ -57,10 +64,10 @@ fn default_theta() -> f64 {
 }
 
 /// Names of shapes, with: architecture, hidden, feed-forward, layers, heads, key-value heads, vocabulary, tied.
-/// 2b-4t, 0.7b, 3b and 8b are those of released models, the larger ones those of the bitnet.cpp report
+/// 2b-4t, 0.7b, 3b, 8b and embedding-0.6b are those of released models, the larger ones those of the bitnet.cpp report
 /// (<https://arxiv.org/abs/2410.16144>).
 type Preset = (&'static str, &'static str, usize, usize, usize, usize, usize, usize, bool);
-const PRESETS: [Preset; 7] = [
+const PRESETS: [Preset; 8] = [
     ("0.7b", "bitnet", 1536, 4096, 24, 16, 16, 32_002, true),
     ("2b-4t", "bitnet-b1.58", 2560, 6912, 30, 20, 5, 128_256, true),
     ("3b", "bitnet", 3200, 8640, 26, 32, 32, 32_002, true),
@@ -68,6 +75,7 @@ const PRESETS: [Preset; 7] = [
     ("30b", "bitnet", 6656, 16_384, 60, 52, 52, 32_002, true),
     ("70b", "bitnet", 8192, 24_576, 80, 64, 64, 32_002, true),
     ("100b", "bitnet", 8192, 45_568, 72, 64, 64, 32_002, true),
+    ("embedding-0.6b", "qwen3", 1024, 3072, 28, 16, 8, 151_936, true),
 ];
 
 impl Shape {
@@ -89,6 +97,8 @@ impl Shape {
             num_hidden_layers: layers,
             num_attention_heads: heads,
             num_key_value_heads: kv_heads,
+            head_dim: (architecture == "qwen3").then_some(128),
+            use_rms_norm: architecture == "qwen3",
             vocab_size: vocab,
             tie_word_embeddings: tied,
             max_position_embeddings: default_context(),
@@ -122,10 +132,17 @@ impl Shape {
         if let Some((name, size, most)) = sizes.iter().find(|(_, size, most)| *size == 0 || size > most) {
             return Some(format!("{name} is {size}, expected 1 to {most}"));
         }
-        if !["bitnet-b1.58", "bitnet", "llama"].contains(&self.architecture.as_str()) {
-            return Some(format!("architecture is {:?}, expected bitnet-b1.58, bitnet or llama", self.architecture));
+        if !["bitnet-b1.58", "bitnet", "llama", "qwen3"].contains(&self.architecture.as_str()) {
+            let found = &self.architecture;
+            return Some(format!("architecture is {found:?}, expected bitnet-b1.58, bitnet, llama or qwen3"));
         }
-        if !self.hidden_size.is_multiple_of(2 * self.num_attention_heads) {
+        if self.architecture != "qwen3" && (self.head_dim.is_some() || self.use_rms_norm) {
+            return Some("head_dim and use_rms_norm are for the architecture qwen3".into());
+        }
+        if let Some(dim) = self.head_dim.filter(|dim| *dim == 0 || !dim.is_multiple_of(2) || *dim > 1 << 12) {
+            return Some(format!("head_dim is {dim}, expected an even number up to {}", 1 << 12));
+        }
+        if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(2 * self.num_attention_heads) {
             return Some(format!("hidden_size {} gives no heads of even width", self.hidden_size));
         }
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
@@ -139,7 +156,7 @@ impl Shape {
 
     /// Width of a head.
     fn head_dim(&self) -> usize {
-        self.hidden_size / self.num_attention_heads
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
     }
 
     /// Whether the rows of q and k, which other encodings hold for interleaved rotary pairs, are put into the order in which
@@ -152,8 +169,9 @@ impl Shape {
     /// The tensors in the order of the file, with what fills them.
     fn tensors(&self, encoding: Encoding) -> Vec<(TensorPlan, Filling)> {
         let (hidden, ffn) = (self.hidden_size, self.intermediate_size);
-        let kv = self.head_dim() * self.num_key_value_heads;
-        let sub_norms = self.architecture != "llama";
+        let (q, kv) = (self.head_dim() * self.num_attention_heads, self.head_dim() * self.num_key_value_heads);
+        let sub_norms = self.architecture.starts_with("bitnet");
+        let head_norms = self.architecture == "qwen3";
         let norm = |name: String, len| (TensorPlan { name, dtype: DType::F32, shape: vec![len] }, Filling::Ones);
         let dense = |name: &str| {
             let plan = TensorPlan { name: name.into(), dtype: DType::F16, shape: vec![self.vocab_size, hidden] };
@@ -174,11 +192,20 @@ impl Shape {
         for i in 0..self.num_hidden_layers {
             let name = |part: &str| format!("blk.{i}.{part}.weight");
             tensors.push(norm(name("attn_norm"), hidden));
-            tensors.push(rotary(name("attn_q"), hidden));
+            tensors.push(rotary(name("attn_q"), q));
             tensors.push(rotary(name("attn_k"), kv));
             tensors.push(ternary(name("attn_v"), kv, hidden));
-            tensors.extend(sub_norms.then(|| norm(name("attn_sub_norm"), hidden)));
-            tensors.push(ternary(name("attn_output"), hidden, hidden));
+            if head_norms {
+                tensors.extend(["attn_q_norm", "attn_k_norm"].map(|part| norm(name(part), self.head_dim())));
+            }
+            if self.use_rms_norm {
+                let inputs = ["attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up"].map(|part| (part, hidden));
+                for (part, cols) in inputs.into_iter().chain([("attn_output", q), ("ffn_down", ffn)]) {
+                    tensors.push(norm(name(&format!("{part}_norm_in")), cols));
+                }
+            }
+            tensors.extend(sub_norms.then(|| norm(name("attn_sub_norm"), q)));
+            tensors.push(ternary(name("attn_output"), hidden, q));
             tensors.push(norm(name("ffn_norm"), hidden));
             tensors.push(ternary(name("ffn_gate"), ffn, hidden));
             tensors.push(ternary(name("ffn_up"), ffn, hidden));
@@ -208,6 +235,8 @@ impl Shape {
             ("attention.head_count", self.num_attention_heads),
             ("attention.head_count_kv", self.num_key_value_heads),
             ("rope.dimension_count", self.head_dim()),
+            ("attention.key_length", self.head_dim()),
+            ("attention.value_length", self.head_dim()),
             ("vocab_size", self.vocab_size),
         ] {
             set(format!("{arch}.{key}"), Value::U64(value as u64));

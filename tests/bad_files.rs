@@ -209,6 +209,29 @@ fn headers_that_make_no_sense_are_explained() {
     assert_names(&config("{", "["), &["config.json"]);
     let llama = replaced("llama_a", "config.json", b"\"quant_method\": \"bitnet\"", b"\"quant_method\": \"gptq\"");
     assert_names(&llama, &["quant_method", "gptq", "bitnet"]);
+    // Known architectures that are not run: with the reason and what would run.
+    for (from, to, reason) in [
+        ("LlamaForCausalLM", "MapleForCausalLM", "mixture of experts"),
+        ("LlamaForCausalLM", "Qwen3_5ForCausalLM", "delta networks"),
+        ("LlamaForCausalLM", "MiniCPM3ForCausalLM", "latent"),
+    ] {
+        let error = replaced("llama_a", "config.json", from.as_bytes(), to.as_bytes());
+        assert_names(&error, &[to, reason]);
+    }
+    assert_names(&replaced("llama_a", "model-i2_s.gguf", b"llama", b"maple"), &["maple", "mixture of experts"]);
+    let gemma = |from: &str, to: &str| replaced("embed_gemma3", "config.json", from.as_bytes(), to.as_bytes());
+    assert_names(&gemma("\"sliding_window\": 24", "\"sliding_window\": 0"), &["sliding_window is 0"]);
+    assert_names(&gemma("\"sliding_attention\",", "\"chunked_attention\","), &["layer_types", "full_attention"]);
+    assert_names(&gemma("\"query_pre_attn_scalar\": 64", "\"query_pre_attn_scalar\": -1"), &["query_pre_attn_scalar"]);
+    let bidirectional = gemma("\"use_bidirectional_attention\": false", "\"use_bidirectional_attention\": true");
+    assert_names(&bidirectional, &["use_bidirectional_attention"]);
+    let qwen3 = |from: &str, to: &str| replaced("qwen3_bitlinear", "config.json", from.as_bytes(), to.as_bytes());
+    assert_names(&qwen3("\"use_sliding_window\": false", "\"use_sliding_window\": true"), &["use_sliding_window"]);
+    assert_names(&qwen3("\"factor\": 4.0", "\"factor\": -4.0"), &["rope", "factor"]);
+    let minicpm = |from: &str, to: &str| replaced("minicpm_bitlinear", "config.json", from.as_bytes(), to.as_bytes());
+    assert_names(&minicpm("\"scale_depth\": 1.4", "\"scale_depth\": 0"), &["scale_depth is 0"]);
+    assert_names(&minicpm("\"scale_emb\": 12,", ""), &["scale_emb", "missing"]);
+    assert_names(&minicpm("\"long_factor\": [", "\"long_factor\": [1.0,"), &["long_factor", "12 positive"]);
 }
 
 #[test]

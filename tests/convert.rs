@@ -129,7 +129,7 @@ fn scales_of_groups_survive_and_are_refused_where_there_is_one_for_all() {
     // A ternary head as half-precision numbers, which they are.
     let out = folder.path().join("f16.gguf");
     convert(&ternary_head, &out, Encoding::T16, Some(DenseEncoding::F16)).unwrap();
-    let comparison = compare(&ternary_head, &out).unwrap();
+    let comparison = compare(&ternary_head, &sterna::format::OpenOptions::default(), &out).unwrap();
     assert!(comparison.largest < 1e-4 && comparison.agreeing == comparison.tokens, "{}", comparison.largest);
     // The matrices of one scale as q2_0.
     let (source, out) = (fixture("llama_a"), folder.path().join("llama.gguf"));
@@ -140,9 +140,15 @@ fn scales_of_groups_survive_and_are_refused_where_there_is_one_for_all() {
 #[test]
 fn awkward_sizes_fit_the_own_layouts_and_are_refused_by_others() {
     let folder = tempfile::tempdir().unwrap();
-    for name in
-        ["bitnet_b_awkward", "bitnet_c_awkward", "bitnet_b158_3b_awkward", "llama_b_awkward", "bitnet_bf16_online"]
-    {
+    for name in [
+        "bitnet_b_awkward",
+        "bitnet_c_awkward",
+        "bitnet_b158_3b_awkward",
+        "llama_b_awkward",
+        "bitnet_bf16_online",
+        "qwen3_bitlinear",
+        "minicpm_bitlinear",
+    ] {
         let source = fixture(name);
         let want = bits(&logits(&open(&source, None)));
         let mut before = source.clone();

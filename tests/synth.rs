@@ -27,6 +27,8 @@ fn small(architecture: &str) -> Shape {
         num_hidden_layers: 2,
         num_attention_heads: 4,
         num_key_value_heads: 2,
+        head_dim: (architecture == "qwen3").then_some(128),
+        use_rms_norm: architecture == "qwen3",
         vocab_size: 300,
         tie_word_embeddings: architecture != "llama",
         max_position_embeddings: 128,
@@ -37,7 +39,7 @@ fn small(architecture: &str) -> Shape {
 #[test]
 fn every_encoding_holds_the_same_model() {
     let folder = tempfile::tempdir().unwrap();
-    for architecture in ["bitnet-b1.58", "bitnet", "llama"] {
+    for architecture in ["bitnet-b1.58", "bitnet", "llama", "qwen3"] {
         let mut first: Option<Vec<u32>> = None;
         for (name, encoding) in ENCODINGS {
             let path = folder.path().join(format!("{architecture}-{name}.gguf"));

@@ -10,7 +10,15 @@ pub enum Gate {
     Relu2,
     /// `x / (1 + e^-x)`
     Silu,
+    /// GELU in its approximation by tanh: `x / 2 · (1 + tanh u)` with `u = sqrt(2 / π) · (x + 0.044715 x³)`, which is
+    /// `x / (1 + e^-2u)`.
+    Gelu,
 }
+
+/// `2 · sqrt(2 / π)`
+const GELU_SCALE: f32 = 1.595_769;
+/// The weight of the cube in GELU.
+const GELU_CUBE: f32 = 0.044_715;
 
 impl Gate {
     /// `f(gate) · up`
@@ -22,6 +30,10 @@ impl Gate {
                 x * x * up
             }
             Gate::Silu => gate / (1.0 + exp(-gate)) * up,
+            Gate::Gelu => {
+                let twice = GELU_SCALE * (GELU_CUBE * gate * gate).mul_add(gate, gate);
+                gate / (1.0 + exp(-twice)) * up
+            }
         }
     }
 }
@@ -41,6 +53,7 @@ fn gated_body<S: Lanes>(function: Gate, gate: &mut [f32], up: &[f32]) {
     match function {
         Gate::Relu2 => gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = Gate::Relu2.apply(*gate, *up)),
         Gate::Silu => gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = Gate::Silu.apply(*gate, *up)),
+        Gate::Gelu => gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = Gate::Gelu.apply(*gate, *up)),
     }
 }
 
@@ -48,6 +61,24 @@ fn gated_body<S: Lanes>(function: Gate, gate: &mut [f32], up: &[f32]) {
 mod tests {
     use super::*;
     use crate::Isa;
+
+    #[test]
+    fn gelu_is_that_of_tanh() {
+        let x: Vec<f32> = (-4000..4000).map(|i| i as f32 * 0.005).collect();
+        let mut out = x.clone();
+        gated(Isa::Scalar, Gate::Gelu, &mut out, &vec![1.0; x.len()]);
+        for (x, &got) in x.iter().map(|&x| f64::from(x)).zip(&out) {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            // Where tanh is near -1, its complement to 1 is what is left of f64.
+            let want = x / (1.0 + (-2.0 * u).exp());
+            assert!((want - 0.5 * x * (1.0 + u.tanh())).abs() < 1e-14);
+            let tolerance = (5e-7 + 4e-7 * u.abs()) * want.abs() + 1e-35;
+            assert!((f64::from(got) - want).abs() <= tolerance, "{x}: {got} {want}");
+        }
+        let mut ends = [-1e4, 1e4, 0.0];
+        gated(Isa::Scalar, Gate::Gelu, &mut ends, &[1.0; 3]);
+        assert_eq!(ends, [0.0, 1e4, 0.0]);
+    }
 
     #[test]
     fn they_are_close_to_the_true_values() {
@@ -61,7 +92,7 @@ mod tests {
                 let want = up
                     * match function {
                         Gate::Relu2 => x.max(0.0).powi(2),
-                        Gate::Silu => x / (1.0 + (-x).exp()),
+                        Gate::Silu | Gate::Gelu => x / (1.0 + (-x).exp()),
                     };
                 assert!((f64::from(got) - want).abs() <= 5e-7 * want.abs() + 1e-35, "{function:?} {x}: {got} {want}");
             }

@@ -5,6 +5,9 @@
 //! (<https://arxiv.org/abs/1805.02867>). A block's result does not depend on who computes it, so neither batches nor
 //! threads change a bit.
 //!
+//! Where a token sees the latest positions only, the scores of older ones are minus infinity, and a block of nothing else has no
+//! part in the result.
+//!
 //! The query heads of a key-value head, and the tokens of a prompt, go through a page together. Few tokens with a long
 //! past are spread over the threads by runs of blocks; whoever finishes the last run of a head merges them.
 
@@ -90,6 +93,7 @@ struct Shape<'a> {
     heads: usize,
     group: usize,
     scale: f32,
+    window: usize,
 }
 
 /// Lengths of a thread's memory.
@@ -121,7 +125,8 @@ struct Memory<'a> {
 }
 
 /// Attention of the tokens of `spans`, whose keys and values are in `layer`: `q` and `out` are
-/// `[tokens, heads · head_dim]`, `scale` multiplies the scores. Consecutive heads share a key-value head
+/// `[tokens, heads · head_dim]`, `scale` multiplies the scores, a token sees the latest `window` positions, its own included
+/// (`usize::MAX` for all). Consecutive heads share a key-value head
 /// (`heads / kv_heads` each).
 ///
 /// # Panics
@@ -135,6 +140,7 @@ pub fn attention(
     spans: &[KvSpan<'_>],
     heads: usize,
     scale: f32,
+    window: usize,
     scratch: &mut AttentionScratch,
     out: &mut [f32],
 ) {
@@ -145,7 +151,7 @@ pub fn attention(
     for span in spans {
         assert!((span.position + span.tokens).div_ceil(PAGE_LEN) <= span.pages.len(), "attention: too few pages");
     }
-    let shape = Shape { q, layer, spans, heads, group: heads / kv_heads, scale };
+    let shape = Shape { q, layer, spans, heads, group: heads / kv_heads, scale, window };
     let (rows, parts) = plan(&shape, pool.threads(), &mut scratch.tasks, &mut scratch.left);
     let lengths = Lengths {
         rows,
@@ -210,7 +216,9 @@ fn plan(shape: &Shape<'_>, threads: usize, tasks: &mut Vec<Task>, left: &mut Vec
                 };
                 let runs = blocks.div_ceil(fair);
                 if threads == 1 || runs == 1 || rows > SPLIT_ROWS {
-                    tasks.push(task);
+                    // Blocks that the first token does not see, no token sees; merging them would change nothing.
+                    let first = (span.position + in_span + 1).saturating_sub(shape.window);
+                    tasks.push(Task { first_block: first / BLOCK_LEN, ..task });
                     continue;
                 }
                 let part = Part { first: parts, blocks, counter: left.len() };
@@ -253,6 +261,7 @@ fn run_task(
         tokens: task.tokens,
         position: span.position + task.in_span,
         scale: shape.scale,
+        window: shape.window,
     };
     let results = rows.len() * lengths.result;
     let Some(part) = task.part else {

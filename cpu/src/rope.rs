@@ -45,11 +45,33 @@ pub enum RopeScaling {
         /// Whether the bounds between which frequencies are interpolated are rounded to whole pairs.
         truncate: bool,
     },
+    /// LongRoPE: a divisor per frequency (head_dim / 2 of them), one list for models that go beyond the original context
+    /// and one for those that do not. Source: <https://arxiv.org/abs/2402.13753>, in the form of MiniCPM, where the context of
+    /// the model decides, not the length of a text: keys in the cache keep their rotation.
+    LongRope {
+        /// Divisors where the context is not longer than the original one.
+        short: Vec<f32>,
+        /// Divisors where it is.
+        long: Vec<f32>,
+        /// Positions of the original training.
+        original_max_position: usize,
+        /// Positions of the model.
+        max_position: usize,
+        /// Multiplies cosines and sines.
+        attention_factor: f32,
+    },
     /// One divisor per frequency (GGUF's `rope_freqs.weight`), head_dim / 2 of them.
     Factors(Vec<f32>),
 }
 
 impl RopeScaling {
+    /// What LongRoPE multiplies cosines and sines with, unless a model says otherwise:
+    /// `sqrt(1 + ln(factor) / ln(original_max_position))`.
+    pub fn longrope_attention_factor(factor: f32, original_max_position: usize) -> f32 {
+        let factor = f64::from(factor);
+        if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original_max_position as f64).ln()).sqrt() as f32 }
+    }
+
     /// What YaRN multiplies cosines and sines with, unless a model says otherwise: `0.1 ln(factor) + 1`.
     pub fn yarn_attention_factor(factor: f32) -> f32 {
         if factor <= 1.0 { 1.0 } else { (0.1 * f64::from(factor).ln() + 1.0) as f32 }
@@ -105,6 +127,12 @@ impl Rope {
             RopeScaling::None => base.collect(),
             RopeScaling::Linear { factor } => base.map(|f| f / factor).collect(),
             RopeScaling::Factors(factors) => {
+                assert_eq!(factors.len(), head_dim / 2, "rope: a factor per frequency");
+                base.zip(factors).map(|(f, factor)| f / factor).collect()
+            }
+            RopeScaling::LongRope { short, long, original_max_position, max_position, attention_factor } => {
+                amplitude = *attention_factor;
+                let factors = if max_position > original_max_position { long } else { short };
                 assert_eq!(factors.len(), head_dim / 2, "rope: a factor per frequency");
                 base.zip(factors).map(|(f, factor)| f / factor).collect()
             }
@@ -299,8 +327,8 @@ mod tests {
             attention_factor: RopeScaling::yarn_attention_factor(4.0),
             truncate,
         };
-        let same = [1.0, 0.0, 0.0, 0.001_405_853_3, 0.000_25, 4.445_698_5e-5, 7.905_693_6e-6, 1.405_853_4e-6];
-        for (truncate, mixed) in [(true, [0.133_370_95, 0.015_811_389]), (false, [0.147_340_89, 0.014_383_363])] {
+        let same = [1.0, 0.0, 0.0, 0.001_405_853_3, 0.000_25, 4.445_698_5e-5, 7.905_694e-6, 1.405_853_4e-6];
+        for (truncate, mixed) in [(true, [0.133_370_95, 0.015_811_39]), (false, [0.147_340_9, 0.014_383_363])] {
             let rope = Rope::new(16, 1e6, &yarn(truncate));
             let want = [&same[..1], &mixed, &same[3..]].concat();
             for (got, want) in rope.frequencies().iter().zip(&want) {

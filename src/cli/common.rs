@@ -337,8 +337,16 @@ impl ModelArgs {
 
     /// Opens the model under `path`, with a progress bar when stderr is a terminal and the model is large.
     pub(super) fn open(&self, path: &Path, taps: Vec<Option<usize>>) -> anyhow::Result<Model> {
-        let options = self.options(taps)?;
-        let model = Model::open_with_progress(path, &options, PackingBar::new)?;
+        self.open_with(path, &self.options(taps)?)
+    }
+
+    /// As [`ModelArgs::open`], to embed texts.
+    pub(super) fn open_for_embedding(&self, path: &Path) -> anyhow::Result<Model> {
+        self.open_with(path, &self.options(Vec::new())?.for_embedding())
+    }
+
+    fn open_with(&self, path: &Path, options: &OpenOptions) -> anyhow::Result<Model> {
+        let model = Model::open_with_progress(path, options, PackingBar::new)?;
         if let Some(ctx) = self.ctx.filter(|&ctx| ctx as usize > model.config().max_position_embeddings) {
             let trained = model.config().max_position_embeddings;
             tracing::warn!("the model was trained for {trained} positions; beyond them, of {ctx}, it may ramble");

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sterna::KvType;
 use sterna::format::{Checkpoint, Description};
 use sterna::graph::{Graph, LinearSpec};
-use sterna::model::{ModelConfig, build_graph};
+use sterna::model::{ModelConfig, Scales, build_graph};
 
 use super::common;
 
@@ -85,7 +85,7 @@ fn other_parameters(graph: &Graph) -> u64 {
 
 /// Hyper-parameters, by the names of config.json.
 fn config_rows(config: &ModelConfig) -> Vec<(&'static str, Value)> {
-    vec![
+    let mut rows = vec![
         ("vocab_size", json!(config.vocab_size)),
         ("hidden_size", json!(config.hidden_size)),
         ("intermediate_size", json!(config.intermediate_size)),
@@ -97,7 +97,18 @@ fn config_rows(config: &ModelConfig) -> Vec<(&'static str, Value)> {
         ("max_position_embeddings", json!(config.max_position_embeddings)),
         ("rope_theta", json!(config.rope_theta)),
         ("rms_norm_eps", json!(config.rms_norm_eps)),
-    ]
+    ];
+    if let Some(local) = config.local {
+        rows.push(("sliding_window", json!(local.window)));
+        rows.push(("rope_local_base_freq", json!(local.rope_theta)));
+    }
+    let Scales { embedding, residual, logits } = config.scales;
+    for (name, scale) in [("embedding_scale", embedding), ("residual_scale", residual), ("logits_scale", logits)] {
+        if scale != 1.0 {
+            rows.push((name, json!(scale)));
+        }
+    }
+    rows
 }
 
 fn as_json(checkpoint: &Checkpoint, graph: &anyhow::Result<Graph>) -> Value {

@@ -8,6 +8,7 @@ mod completions;
 mod convert;
 mod devices;
 mod doctor;
+mod embed;
 mod explain;
 mod graphics;
 mod inspect;
@@ -71,6 +72,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Write logits (and hidden states) of a text to a safetensors file, to check against other software
     Logits(logits::Args),
+    /// Turn texts into vectors, for search and comparison
+    Embed(embed::Args),
     /// Measure tokens per second, next to the limits of this machine
     Bench(bench::Args),
     /// Check this machine: kernels, memory, settings; say what would make it faster
@@ -114,6 +117,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Rm(args) => rm::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Logits(args) => logits::run(args),
+        Command::Embed(args) => embed::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Devices(args) => devices::run(args),

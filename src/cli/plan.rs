@@ -29,7 +29,7 @@ pub(super) struct Args {
     /// The model [default: the demo model]
     model: Option<PathBuf>,
 
-    /// A shape instead of a model: 0.7b, 2b-4t, 3b, 8b, 30b, 70b or 100b, with bitnet- in front if you like
+    /// A shape instead of a model: 0.7b, 2b-4t, 3b, 8b, 30b, 70b, 100b or embedding-0.6b, with bitnet- in front if you like
     #[arg(long, conflicts_with = "model")]
     shape: Option<String>,
 

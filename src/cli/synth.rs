@@ -23,7 +23,7 @@ pub(super) struct Args {
     /// The GGUF file to write
     out: PathBuf,
 
-    /// 0.7b, 2b-4t, 3b, 8b, 30b, 70b, 100b, or a JSON file
+    /// 0.7b, 2b-4t, 3b, 8b, 30b, 70b, 100b, embedding-0.6b, or a JSON file
     #[arg(long, default_value = "2b-4t")]
     shape: String,
 

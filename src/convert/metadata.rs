@@ -4,12 +4,12 @@ use half::f16;
 use sterna_cpu::rope::RopeScaling;
 
 use super::ConvertOptions;
-use super::plan::{architecture, rotary_order};
+use super::plan::{architecture, has_rotary_order, rotary_order};
 use crate::engine::{Error, default_sampling, load_tokenizer};
 use crate::format::metadata::{EXACT_SCALE_NAMES, EXACT_SCALES};
 use crate::format::{ALIGNMENT_KEY, Description, Encoding, FormatError, Metadata, Value};
 use crate::graph::{Graph, RowOrder};
-use crate::model::{ACTIVATIONS, ActivationKind, HALF_SPLIT, LLAMA3_ROPE, Names, Part};
+use crate::model::{ACTIVATIONS, ActivationKind, HALF_SPLIT, LLAMA3_ROPE, Names, Part, Scales};
 
 /// Keys that say how the tensors of the old file were stored.
 const STORAGE: [&str; 6] =
@@ -40,7 +40,7 @@ pub(super) fn of(graph: &Graph, options: ConvertOptions) -> Result<Metadata, Err
         set("general.file_type", Value::U64(file_type));
     }
     set("general.quantization_version", Value::U64(2));
-    if architecture(graph)? == "llama" && rotary_order(graph, encoding) == RowOrder::Natural {
+    if has_rotary_order(graph)? && rotary_order(graph, encoding) == RowOrder::Natural {
         set(HALF_SPLIT, Value::Bool(true));
     }
     set(ACTIVATIONS, Value::String(graph.config().activations.name().into()));
@@ -112,8 +112,22 @@ fn from_hugging_face(graph: &Graph) -> Result<Metadata, Error> {
     }
     set(format!("{architecture}.attention.layer_norm_rms_epsilon"), Value::F64(config.rms_norm_eps.into()));
     set(format!("{architecture}.rope.freq_base"), Value::F64(config.rope_theta.into()));
+    if architecture == "minicpm" {
+        let Scales { embedding, residual, logits } = config.scales;
+        for (key, value) in
+            [("embedding", embedding.into()), ("residual", residual.into()), ("logit", 1.0 / f64::from(logits))]
+        {
+            set(format!("{architecture}.{key}_scale"), Value::F64(value));
+        }
+    }
     match config.rope_scaling {
         RopeScaling::None | RopeScaling::Factors(_) => {}
+        RopeScaling::LongRope { original_max_position, attention_factor, .. } => {
+            let mut set = |key: &str, value| set(format!("{architecture}.rope.scaling.{key}"), value);
+            set("type", Value::String("longrope".into()));
+            set("original_context_length", Value::U64(original_max_position as u64));
+            set("attn_factor", Value::F64(attention_factor.into()));
+        }
         RopeScaling::Linear { factor } => {
             set(format!("{architecture}.rope.scaling.type"), Value::String("linear".into()));
             set(format!("{architecture}.rope.scaling.factor"), Value::F64(factor.into()));

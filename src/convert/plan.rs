@@ -8,7 +8,7 @@ use super::{ConvertOptions, dense_dtype};
 use crate::engine::Error;
 use crate::format::{DType, DenseTensor, Description, Encoding, FormatError, Group, TensorPlan};
 use crate::graph::{AttentionSpec, BlockSpec, Graph, GroupedLinear, HEAD_BOUNDS, HEAD_VALUES, LinearSpec, RowOrder};
-use crate::model::{ActivationKind, Names, Part};
+use crate::model::{ActivationKind, Names, Part, ROPE_LONG, ROPE_SHORT};
 
 /// A tensor of the new file.
 #[derive(Debug)]
@@ -45,11 +45,16 @@ pub(super) enum DensePart {
     CopyBounds,
 }
 
+/// Whether other programs expect the rows of q and k of this architecture in the order of interleaved pairs.
+pub(super) fn has_rotary_order(graph: &Graph) -> Result<bool, FormatError> {
+    Ok(matches!(architecture(graph)?, "llama" | "minicpm"))
+}
+
 /// The order in which the new file holds the rows of q and k.
 pub(super) fn rotary_order(graph: &Graph, encoding: Encoding) -> RowOrder {
-    match architecture(graph) {
+    match has_rotary_order(graph) {
         // The kernels' own layouts are for the kernels; other programs expect pairs of neighbours.
-        Ok("llama") if !encoding.is_own() => RowOrder::InterleavedHeads { head_dim: graph.config().head_dim },
+        Ok(true) if !encoding.is_own() => RowOrder::InterleavedHeads { head_dim: graph.config().head_dim },
         _ => RowOrder::Natural,
     }
 }
@@ -86,24 +91,35 @@ pub(super) fn fitting(graph: &Graph, encoding: Encoding) -> Result<Encoding, For
 
 /// What GGUF calls the architecture.
 pub(super) fn architecture(graph: &Graph) -> Result<&str, FormatError> {
-    use crate::model::Gate;
+    use crate::model::{Gate, Scales};
 
     let config = graph.config();
     if let Description::Gguf { .. } = graph.checkpoint().description() {
         return Ok(&config.architecture);
     }
     let has = |part: fn(&AttentionSpec) -> bool| graph.blocks().iter().any(|block| part(&block.attention));
+    let refuse = |key: &str, reason: &str| Err(FormatError::header(graph.checkpoint().path(), key, reason));
+    if graph.norm_offset() != 0.0 {
+        return refuse(
+            "`architectures`",
+            "programs do not agree on how GGUF holds Gemma's norms: use the folder as it is",
+        );
+    }
     if has(|attention| attention.q_norm.is_some()) {
         return Ok("qwen3");
+    }
+    if has(|attention| attention.input_norms.is_some()) {
+        return refuse("`use_rms_norm`", "GGUF has norms of single matrices in Qwen3 only: use the folder as it is");
+    }
+    if config.scales != Scales::default() {
+        return Ok("minicpm");
     }
     match (has(|attention| attention.sub_norm.is_some()), config.gate) {
         (true, Gate::Relu2) => Ok("bitnet-b1.58"),
         (true, Gate::Silu) => Ok("bitnet"),
         (false, Gate::Silu) => Ok("llama"),
-        (false, Gate::Relu2) => {
-            let reason = "a Llama with squared ReLU has no name in GGUF";
-            Err(FormatError::header(graph.checkpoint().path(), "`hidden_act`", reason))
-        }
+        (false, Gate::Relu2) => refuse("`hidden_act`", "a Llama with squared ReLU has no name in GGUF"),
+        (_, Gate::Gelu) => refuse("`hidden_act`", "a Llama with GELU has no name in GGUF"),
     }
 }
 
@@ -138,19 +154,35 @@ pub(super) fn tensors(graph: &Graph, options: ConvertOptions) -> Result<Vec<Plan
     for (layer, block) in graph.blocks().iter().enumerate() {
         let (a, f) = (&block.attention, &block.ffn);
         let name = |part| names.block(layer, part);
-        let mut norm = |part, source: &str, len: usize| {
-            add(name(part), DType::F32, vec![len], Job::Norm { name: source.to_owned(), len });
+        let mut norm = |name: String, source: &str, len: usize| {
+            add(name, DType::F32, vec![len], Job::Norm { name: source.to_owned(), len });
         };
-        norm(Part::AttnNorm, &a.norm, hidden);
-        norm(Part::FfnNorm, &f.norm, hidden);
-        for (part, source, len) in [
-            (Part::QNorm, &a.q_norm, config.head_dim),
-            (Part::KNorm, &a.k_norm, config.head_dim),
-            (Part::AttnSubNorm, &a.sub_norm, config.q_size()),
-            (Part::FfnSubNorm, &f.sub_norm, config.intermediate_size),
+        norm(name(Part::AttnNorm), &a.norm, hidden);
+        norm(name(Part::FfnNorm), &f.norm, hidden);
+        // Where matrices have norms of their own, the sub-norms are those of o and down.
+        let own = |part| names.norm_in(layer, part);
+        let (attn_sub_norm, ffn_sub_norm) = match &a.input_norms {
+            Some([q, k, v]) => {
+                for (part, source) in [(Part::Q, q), (Part::K, k), (Part::V, v)] {
+                    norm(own(part), source, hidden);
+                }
+                (own(Part::O), own(Part::Down))
+            }
+            None => (name(Part::AttnSubNorm), name(Part::FfnSubNorm)),
+        };
+        if let Some([gate, up]) = &f.input_norms {
+            for (part, source) in [(Part::Gate, gate), (Part::Up, up)] {
+                norm(own(part), source, hidden);
+            }
+        }
+        for (name, source, len) in [
+            (name(Part::QNorm), &a.q_norm, config.head_dim),
+            (name(Part::KNorm), &a.k_norm, config.head_dim),
+            (attn_sub_norm, &a.sub_norm, config.q_size()),
+            (ffn_sub_norm, &f.sub_norm, config.intermediate_size),
         ] {
             if let Some(source) = source {
-                norm(part, source, len);
+                norm(name, source, len);
             }
         }
         for (part, spec) in [
@@ -190,6 +222,11 @@ pub(super) fn tensors(graph: &Graph, options: ConvertOptions) -> Result<Vec<Plan
             Job::Dense { name: head.into(), part: DensePart::CopyBounds },
         );
     }
+    if let RopeScaling::LongRope { short, long, .. } = &config.rope_scaling {
+        for (name, factors) in [(ROPE_SHORT, short), (ROPE_LONG, long)] {
+            add(name.into(), DType::F32, vec![factors.len()], Job::Floats(factors.clone()));
+        }
+    }
     if let Some(factors) = rope_factors(&config.rope_scaling, config.head_dim, config.rope_theta) {
         add("rope_freqs.weight".into(), DType::F32, vec![factors.len()], Job::Floats(factors));
     }
@@ -219,6 +256,8 @@ fn rope_factors(scaling: &RopeScaling, head_dim: usize, theta: f32) -> Option<Ve
             let [plain, scaled] = [&RopeScaling::None, scaling].map(|scaling| Rope::new(head_dim, theta, scaling));
             Some(plain.frequencies().iter().zip(scaled.frequencies()).map(|(plain, scaled)| plain / scaled).collect())
         }
-        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } => None,
+        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } | RopeScaling::LongRope { .. } => {
+            None
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The engine: sequences over a paged key-value cache, sampling, stop rules, and the public [`Model`] and [`Session`].
 
 mod devices;
+mod embed;
 mod error;
 mod generate;
 mod kv_cache;

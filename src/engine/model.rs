@@ -73,6 +73,8 @@ pub struct OpenOptions {
     pub gpu: GpuOptions,
     /// Blocks (or, as `None`, the embedding) behind which the hidden state can be seen.
     pub taps: Vec<Option<usize>>,
+    /// Whether texts are embedded: [`OpenOptions::for_embedding`].
+    pub embedding: bool,
 }
 
 impl Default for OpenOptions {
@@ -103,6 +105,7 @@ impl Default for OpenOptions {
             #[cfg(feature = "gpu")]
             gpu: GpuOptions::default(),
             taps: Vec::new(),
+            embedding: false,
         }
     }
 }
@@ -118,6 +121,20 @@ impl OpenOptions {
             kernel_config: self.kernel_config.clone(),
             copy: self.no_mmap,
         }
+    }
+
+    /// These options for [`Model::embed`]: the hidden state behind the last block is shown, and nothing is made of the head.
+    pub fn for_embedding(mut self) -> OpenOptions {
+        self.embedding = true;
+        self.head = HeadKind::Exact;
+        self
+    }
+
+    /// These options with a tap behind the last of so many blocks, if that is what is embedded.
+    fn with_taps(&self, blocks: usize) -> OpenOptions {
+        let mut options = self.clone();
+        options.taps.extend(self.embedding.then(|| blocks.checked_sub(1)));
+        options
     }
 
     /// Positions of a sequence of a model, and the cache for all sequences.
@@ -143,6 +160,8 @@ struct Shared {
     backend: String,
     kernels: Kernels,
     placement: String,
+    /// The norm in front of the head, if texts are embedded.
+    final_norm: Option<Vec<f32>>,
     sampling: Sampling,
     end_tokens: Vec<u32>,
 }
@@ -175,6 +194,7 @@ impl Model {
         }
         let config = graph.config();
         let (context, kv) = options.cache_of(config);
+        let options = &options.with_taps(graph.blocks().len());
         let packed = (0..graph.blocks().len()).map(|block| graph.block_bytes(block)).sum();
         // A large vocabulary takes longer than to map the weights.
         let (tokenizer, opened) = std::thread::scope(|scope| {
@@ -183,6 +203,7 @@ impl Model {
             (tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), opened)
         });
         let (tokenizer, opened) = (tokenizer?.map(Arc::new), opened?);
+        let final_norm = options.embedding.then(|| graph.final_norm()).transpose()?;
         let mut engine = Engine::new(opened.executor, config.vocab_size, kv.pages, context, options.chunk);
         engine.set_fallback(opened.fallback);
         Ok(Model {
@@ -195,6 +216,7 @@ impl Model {
                 backend: opened.description,
                 kernels: opened.kernels,
                 placement: opened.placement,
+                final_norm,
                 graph,
             }),
         })
@@ -222,6 +244,18 @@ impl Model {
     /// If the checkpoint has none.
     pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>, Error> {
         self.shared.tokenizer.as_ref().ok_or_else(|| no_tokenizer(self.shared.graph.checkpoint()))
+    }
+
+    /// The norm in front of the head, `[hidden]`.
+    ///
+    /// # Errors
+    /// If the model was not opened to embed texts.
+    pub(super) fn final_norm(&self) -> Result<&[f32], Error> {
+        self.shared.final_norm.as_deref().ok_or(Error::BadOption {
+            option: "OpenOptions::embedding",
+            found: "false".into(),
+            expected: "true: open the model with OpenOptions::for_embedding",
+        })
     }
 
     /// What computes, for people.
@@ -270,6 +304,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// The sequence of the engine.
+    pub(super) fn id(&self) -> SequenceId {
+        self.sequence
+    }
+
     /// The model.
     pub fn model(&self) -> &Model {
         &self.model

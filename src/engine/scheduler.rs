@@ -41,7 +41,7 @@ impl Pass {
 
 /// No more tokens than these are computed as generated ones are, where these have other stages than prompts: handing the
 /// cache over, and back for the answer, would take longer.
-const FEW_TOKENS: usize = 8;
+pub(super) const FEW_TOKENS: usize = 8;
 
 /// Tokens to append to one sequence.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +92,11 @@ impl Engine {
     /// Sets what builds other stages when a device fails, if there is another one.
     pub(super) fn set_fallback(&mut self, fallback: Option<Fallback>) {
         self.fallback = fallback;
+    }
+
+    /// Tokens of a pass at most.
+    pub(super) fn chunk(&self) -> usize {
+        self.chunk
     }
 
     /// The stages of the graph.

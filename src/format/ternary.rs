@@ -292,7 +292,11 @@ fn from_floats(
     if checkpoint.tensor(&hf_packed::scale_name(info)).is_some() {
         return Err(checkpoint.wrong_type(info, "U8 (packed ternary weights), since there is a weight_scale"));
     }
-    match absmean::applies(config) {
+    // A linear with a norm of its own is a BitLinear, whatever config.json says.
+    let has_norm = info.name.strip_suffix(".weight").is_some_and(|stem| {
+        [".norm.weight", ".rms_norm.weight"].iter().any(|norm| checkpoint.tensor(&format!("{stem}{norm}")).is_some())
+    });
+    match has_norm || absmean::applies(config) {
         true => absmean::open(site, data, float),
         false if grouped => dense_ternary::open_grouped(site, data, float),
         false => dense_ternary::open(site, data, float),

@@ -23,7 +23,7 @@ use sterna_cpu::head::Int8Rows;
 use sterna_cpu::{Layout, Readers, TernaryMatrix};
 
 use crate::format::{Checkpoint, DenseTensor, FormatError, GroupedTensor};
-use crate::model::{ActivationKind, ModelConfig, ModelError};
+use crate::model::{ActivationKind, ModelConfig, ModelError, ROPE_LONG, ROPE_SHORT};
 
 /// Names of the tensors of an int8 copy of the head: the values, and the bounds of the rows.
 pub const HEAD_VALUES: &str = "sterna.head.int8";
@@ -196,14 +196,28 @@ impl Graph {
         self.checkpoint.dense_type(&self.parts.head, config.vocab_size, config.hidden_size)
     }
 
-    /// The weight of the norm in front of the head, `[hidden]`.
+    /// The weight of the norm in front of the head, `[hidden]`, times the scale of the logits.
     pub fn final_norm(&self) -> Result<Vec<f32>, FormatError> {
-        self.norm(&self.parts.final_norm, self.config().hidden_size)
+        let mut weight = self.norm(&self.parts.final_norm, self.config().hidden_size)?;
+        weight.iter_mut().for_each(|weight| *weight *= self.config().scales.logits);
+        Ok(weight)
     }
 
-    /// The weight of a norm, `[len]`.
+    /// The weight of a norm of the residual stream or of heads, `[len]`.
     pub fn norm(&self, name: &str, len: usize) -> Result<Vec<f32>, FormatError> {
+        let mut weight = self.checkpoint.vector(name, len)?;
+        weight.iter_mut().for_each(|weight| *weight += self.parts.norm_offset);
+        Ok(weight)
+    }
+
+    /// The weight of a norm that belongs to a matrix (sub-norms and input norms), `[len]`.
+    pub fn norm_of_linear(&self, name: &str, len: usize) -> Result<Vec<f32>, FormatError> {
         self.checkpoint.vector(name, len)
+    }
+
+    /// What is added to the weights of the norms that [`Graph::norm`] reads.
+    pub fn norm_offset(&self) -> f32 {
+        self.parts.norm_offset
     }
 
     /// The int8 copy of the head that the file holds, if it does.
@@ -314,7 +328,7 @@ impl Graph {
                 .flatten()
                 .any(|stem| known.contains(stem) || self.checkpoint.tensor(&format!("{stem}.weight")).is_some());
             let is_derived = name.ends_with("rotary_emb.inv_freq")
-                || *name == "rope_freqs.weight"
+                || ["rope_freqs.weight", ROPE_LONG, ROPE_SHORT].contains(name)
                 || (self.is_tied() && *name == "lm_head.weight")
                 || [HEAD_VALUES, HEAD_BOUNDS].contains(name);
             !known.contains(name) && !is_scale && !is_derived

@@ -13,6 +13,8 @@ pub struct GraphParts {
     pub blocks: Vec<BlockSpec>,
     /// Name of the norm in front of the head.
     pub final_norm: String,
+    /// Added to the weight of each norm of the residual stream and of heads: 1 where the file has what is beyond 1 (Gemma).
+    pub norm_offset: f32,
     /// Name of the vocabulary matrix; the embedding's where they are tied.
     pub head: String,
 }
@@ -20,9 +22,9 @@ pub struct GraphParts {
 /// One transformer block: attention, then feed-forward, each added to the residual stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockSpec {
-    /// `h += o(sub_norm(attention(norm(h))))`
+    /// `h += post_norm(o(sub_norm(attention(norm(h)))))`
     pub attention: AttentionSpec,
-    /// `h += down(sub_norm(act(gate(norm(h))) · up(norm(h))))`
+    /// `h += post_norm(down(sub_norm(act(gate(norm(h))) · up(norm(h)))))`
     pub ffn: FfnSpec,
 }
 
@@ -31,6 +33,13 @@ impl BlockSpec {
     pub fn linears(&self) -> impl Iterator<Item = &LinearSpec> {
         let (a, f) = (&self.attention, &self.ffn);
         [&a.q, &a.k, &a.v, &a.o, &f.gate, &f.up, &f.down].into_iter()
+    }
+
+    /// Whether products are not added to the residual stream as they are, or inputs are normalised twice.
+    pub fn has_rows_beside_hidden(&self, config: &ModelConfig) -> bool {
+        let (a, f) = (&self.attention, &self.ffn);
+        let has_norms = a.post_norm.is_some() || f.post_norm.is_some() || a.input_norms.is_some();
+        has_norms || f.input_norms.is_some() || config.scales.residual != 1.0
     }
 
     /// The weights of the norms, with their lengths.
@@ -42,18 +51,24 @@ impl BlockSpec {
             (&a.q_norm, head),
             (&a.k_norm, head),
             (&a.sub_norm, config.q_size()),
+            (&a.post_norm, hidden),
             (&f.sub_norm, config.intermediate_size),
+            (&f.post_norm, hidden),
         ];
         let optional = optional.into_iter().filter_map(|(name, len)| Some((name.as_ref()?, len)));
-        always.chain(optional).map(|(name, len)| (name.as_str(), len))
+        let inputs =
+            a.input_norms.iter().flatten().chain(f.input_norms.iter().flatten()).map(move |name| (name, hidden));
+        always.chain(optional).chain(inputs).map(|(name, len)| (name.as_str(), len))
     }
 }
 
 /// The attention half of a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttentionSpec {
-    /// RMSNorm in front; its output is quantized once for q, k and v.
+    /// RMSNorm in front; its output is quantized once for q, k and v, unless there are `input_norms`.
     pub norm: String,
+    /// RMSNorms of q, k and v, each of which quantizes an input of its own then.
+    pub input_norms: Option<[String; 3]>,
     /// Query projection.
     pub q: LinearSpec,
     /// Key projection.
@@ -68,13 +83,20 @@ pub struct AttentionSpec {
     pub sub_norm: Option<String>,
     /// Output projection.
     pub o: LinearSpec,
+    /// RMSNorm behind `o`, before the residual stream.
+    pub post_norm: Option<String>,
+    /// Whether only the latest positions are seen, with other rotary frequencies:
+    /// [`LocalAttention`](crate::model::LocalAttention).
+    pub is_local: bool,
 }
 
 /// The feed-forward half of a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FfnSpec {
-    /// RMSNorm in front; its output is quantized once for gate and up.
+    /// RMSNorm in front; its output is quantized once for gate and up, unless there are `input_norms`.
     pub norm: String,
+    /// RMSNorms of gate and up, each of which quantizes an input of its own then.
+    pub input_norms: Option<[String; 2]>,
     /// Gate projection.
     pub gate: LinearSpec,
     /// Up projection.
@@ -83,6 +105,8 @@ pub struct FfnSpec {
     pub sub_norm: Option<String>,
     /// Down projection.
     pub down: LinearSpec,
+    /// RMSNorm behind `down`, before the residual stream.
+    pub post_norm: Option<String>,
 }
 
 /// A BitLinear: a ternary matrix `[rows, cols]` that multiplies int8 activations.

@@ -37,6 +37,10 @@ pub(crate) const ACTIVATIONS: &str = "sterna.activations";
 /// may tell, or [`ACTIVATIONS`]. Others are ambiguous, since Falcon3-1.58bit and TriLM are both Llama: matrices with several
 /// scales are those of weight-only models.
 pub(super) fn kind(checkpoint: &Checkpoint, blocks: &[BlockSpec]) -> ActivationKind {
+    // Norms in front of single matrices are those of BitLinears.
+    if blocks.first().is_some_and(|block| block.attention.input_norms.is_some()) {
+        return ActivationKind::Int8;
+    }
     let int8 = |is: bool| if is { ActivationKind::Int8 } else { ActivationKind::Float };
     match checkpoint.description() {
         Description::HuggingFace { config } => {

@@ -17,7 +17,7 @@ pub(super) fn build(checkpoint: Arc<Checkpoint>, architecture: &str) -> Result<G
     let (names, gate) = match architecture {
         "bitnet" => (Names::Gguf, Gate::Silu),
         "BitnetForCausalLM" => (Names::OneBitLlm, Gate::Silu),
-        "BitNetForCausalLM" => (Names::HuggingFace, Gate::Relu2),
+        "BitNetForCausalLM" => (Names::of(&checkpoint), Gate::Relu2),
         _ => (Names::Gguf, Gate::Relu2),
     };
     let config = config::read(&checkpoint, architecture, names.embed(), gate)?;
@@ -32,7 +32,7 @@ pub(super) fn build(checkpoint: Arc<Checkpoint>, architecture: &str) -> Result<G
     }
     let blocks = (0..config.num_layers)
         .map(|layer| {
-            let mut block = block(names, &config, layer, RowOrder::Natural);
+            let mut block = block(&checkpoint, names, &config, layer, RowOrder::Natural);
             block.attention.sub_norm = Some(names.block(layer, Part::AttnSubNorm));
             block.ffn.sub_norm = Some(names.block(layer, Part::FfnSubNorm));
             block
@@ -40,5 +40,5 @@ pub(super) fn build(checkpoint: Arc<Checkpoint>, architecture: &str) -> Result<G
         .collect();
     let head = names.head_of(&checkpoint).into();
     let (embed, final_norm) = (names.embed().into(), names.final_norm().into());
-    Ok(Graph::new(checkpoint, GraphParts { config, embed, blocks, final_norm, head }))
+    Ok(Graph::new(checkpoint, GraphParts { config, embed, blocks, final_norm, norm_offset: 0.0, head }))
 }

@@ -16,6 +16,8 @@ pub enum Gate {
     Relu2,
     /// silu(gate) · up.
     Silu,
+    /// gelu(gate) · up, in the approximation by tanh.
+    Gelu,
 }
 
 impl Gate {
@@ -24,8 +26,35 @@ impl Gate {
         match self {
             Gate::Relu2 => "relu2",
             Gate::Silu => "silu",
+            Gate::Gelu => "gelu_pytorch_tanh",
         }
     }
+}
+
+/// Constants that some architectures multiply with; 1 in the others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scales {
+    /// Multiplies the embedding of a token.
+    pub embedding: f32,
+    /// Multiplies what each half of a block adds to the residual stream; 1 in blocks that have norms there.
+    pub residual: f32,
+    /// Multiplies the logits.
+    pub logits: f32,
+}
+
+impl Default for Scales {
+    fn default() -> Scales {
+        Scales { embedding: 1.0, residual: 1.0, logits: 1.0 }
+    }
+}
+
+/// What is different in layers that see the latest positions only.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LocalAttention {
+    /// Positions that are seen, the token's own included.
+    pub window: usize,
+    /// Base of the rotary angles; they are not scaled.
+    pub rope_theta: f32,
 }
 
 /// The hyper-parameters of a model, in the words of Hugging Face's config.json.
@@ -59,6 +88,12 @@ pub struct ModelConfig {
     pub gate: Gate,
     /// What the inputs of the ternary matrices are rounded to.
     pub activations: ActivationKind,
+    /// Multiplies the scores of attention.
+    pub attention_scale: f32,
+    /// Layers that see the latest positions only, if there are any.
+    pub local: Option<LocalAttention>,
+    /// Constants that multiply.
+    pub scales: Scales,
 }
 
 impl ModelConfig {
@@ -70,6 +105,11 @@ impl ModelConfig {
     /// Width of all key (or value) heads together.
     pub fn kv_size(&self) -> usize {
         self.num_kv_heads * self.head_dim
+    }
+
+    /// Multiplies the scores of attention where the architecture says nothing else: `1 / sqrt(head_dim)`.
+    pub fn default_attention_scale(head_dim: usize) -> f32 {
+        1.0 / (head_dim as f32).sqrt()
     }
 
     /// Bytes of the key-value cache for one position in all layers.
@@ -214,6 +254,7 @@ pub(super) fn read(
         Description::HuggingFace { config } => Keys::HuggingFace(config),
     };
     let r = Reader { file: checkpoint.path(), keys };
+    check_linear_norm_eps(&r)?;
     if let Keys::HuggingFace(config) = &r.keys
         && let Some(method) = config["quantization_config"]["quant_method"].as_str()
         && method != "bitnet"
@@ -267,9 +308,24 @@ pub(super) fn read(
         rope_scaling: rope_scaling(&r, checkpoint, head_dim)?,
         max_position_embeddings: r.size(CONTEXT)?.unwrap_or(2048),
         gate: activation(&r, gate)?,
+        attention_scale: ModelConfig::default_attention_scale(head_dim),
+        local: None,
+        scales: Scales::default(),
         // Seen from the tensors, when the graph is there.
         activations: ActivationKind::Int8,
     })
+}
+
+/// Refuses norms of linears (`use_rms_norm`) whose epsilon is another one than that of the model.
+fn check_linear_norm_eps(r: &Reader<'_>) -> Result<(), ModelError> {
+    let Keys::HuggingFace(config) = &r.keys else { return Ok(()) };
+    let quantization = &config["quantization_config"];
+    let (own, of_model) = (quantization["rms_norm_eps"].as_f64().unwrap_or(1e-6), config["rms_norm_eps"].as_f64());
+    if quantization["use_rms_norm"] != true || of_model == Some(own) {
+        return Ok(());
+    }
+    let key = Key { gguf: "", hf: "quantization_config.rms_norm_eps" };
+    Err(r.bad(key, own, "the rms_norm_eps of the model: other norms of linears are not run"))
 }
 
 /// transformers 5 moves `rope_theta` into `rope_parameters`; GGUF and older configs have a key of their own.
@@ -278,7 +334,7 @@ fn rope_theta(r: &Reader<'_>) -> Result<f32, ModelError> {
         return Ok(theta);
     }
     if let Keys::HuggingFace(config) = &r.keys
-        && let Some(theta) = config["rope_parameters"]["rope_theta"].as_f64()
+        && let Some(theta) = rope_section(config)["rope_theta"].as_f64()
         && theta > 0.0
     {
         return Ok(theta as f32);
@@ -286,9 +342,23 @@ fn rope_theta(r: &Reader<'_>) -> Result<f32, ModelError> {
     Ok(10000.0)
 }
 
+/// What config.json says about rotary angles: transformers 5 has one object for all of it, or one for each kind of layer.
+fn rope_section(config: &Json) -> &Json {
+    match (&config["rope_scaling"], &config["rope_parameters"]["full_attention"]) {
+        (Json::Null, Json::Null) => &config["rope_parameters"],
+        (Json::Null, full) => full,
+        (scaling, _) => scaling,
+    }
+}
+
 /// LLaMA 3's scaling in a GGUF file: factor, low and high frequency factor, original context. Other programs read the
 /// frequencies that follow from it in `rope_freqs.weight`, in which something of the last bits is lost.
 pub(crate) const LLAMA3_ROPE: &str = "sterna.rope.llama3";
+
+/// LongRoPE's divisors for long contexts in a GGUF file.
+pub(crate) const ROPE_LONG: &str = "rope_factors_long.weight";
+/// Those for short ones.
+pub(crate) const ROPE_SHORT: &str = "rope_factors_short.weight";
 
 fn rope_scaling(r: &Reader<'_>, checkpoint: &Checkpoint, head_dim: usize) -> Result<RopeScaling, ModelError> {
     match &r.keys {
@@ -296,6 +366,17 @@ fn rope_scaling(r: &Reader<'_>, checkpoint: &Checkpoint, head_dim: usize) -> Res
             if let Some(&[factor, low_freq_factor, high_freq_factor, original]) = metadata.floats(LLAMA3_ROPE) {
                 let original_max_position = original as usize;
                 return Ok(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position });
+            }
+            if checkpoint.tensor(ROPE_LONG).is_some() {
+                let max_position = r.size(CONTEXT)?.ok_or_else(|| r.missing(CONTEXT, "a positive integer"))?;
+                let factor = metadata.f64(&format!("{architecture}.rope.scaling.attn_factor")).unwrap_or(1.0);
+                return Ok(RopeScaling::LongRope {
+                    short: checkpoint.vector(ROPE_SHORT, head_dim / 2)?,
+                    long: checkpoint.vector(ROPE_LONG, head_dim / 2)?,
+                    original_max_position: r.size(ORIGINAL_CONTEXT)?.unwrap_or(max_position),
+                    max_position,
+                    attention_factor: factor as f32,
+                });
             }
             if checkpoint.tensor("rope_freqs.weight").is_some() {
                 return Ok(RopeScaling::Factors(checkpoint.vector("rope_freqs.weight", head_dim / 2)?));
@@ -319,10 +400,7 @@ fn rope_scaling(r: &Reader<'_>, checkpoint: &Checkpoint, head_dim: usize) -> Res
             }
         }
         Keys::HuggingFace(config) => {
-            let scaling = match &config["rope_scaling"] {
-                Json::Null => &config["rope_parameters"],
-                scaling => scaling,
-            };
+            let scaling = rope_section(config);
             let number = |name: &str| scaling[name].as_f64().map(|v| v as f32).filter(|v| v.is_finite() && *v > 0.0);
             let require = |name| number(name).ok_or_else(|| r.bad(SCALING, scaling, format!("a positive {name}")));
             let kind = scaling["rope_type"].as_str().or(scaling["type"].as_str()).unwrap_or("default");
@@ -335,6 +413,29 @@ fn rope_scaling(r: &Reader<'_>, checkpoint: &Checkpoint, head_dim: usize) -> Res
                     high_freq_factor: require("high_freq_factor")?,
                     original_max_position: require("original_max_position_embeddings")? as usize,
                 }),
+                "longrope" => {
+                    let factors = |name: &str| {
+                        let factors = scaling[name].as_array().into_iter().flatten().map(Json::as_f64);
+                        let factors: Option<Vec<f32>> = factors.map(|v| v.map(|v| v as f32)).collect();
+                        let usable = |v: &f32| v.is_finite() && *v > 0.0;
+                        factors.filter(|all| all.len() == head_dim / 2 && all.iter().all(usable)).ok_or_else(|| {
+                            r.bad(SCALING, &scaling[name], format!("{} positive numbers in {name}", head_dim / 2))
+                        })
+                    };
+                    let max_position = r.require_size(CONTEXT)?;
+                    let outside = config["original_max_position_embeddings"].as_u64();
+                    let inside = scaling["original_max_position_embeddings"].as_u64();
+                    let original = outside.or(inside).map_or(max_position, |v| v as usize).max(2);
+                    let factor = number("factor").unwrap_or(max_position as f32 / original as f32);
+                    Ok(RopeScaling::LongRope {
+                        short: factors("short_factor")?,
+                        long: factors("long_factor")?,
+                        original_max_position: original,
+                        max_position,
+                        attention_factor: number("attention_factor")
+                            .unwrap_or_else(|| RopeScaling::longrope_attention_factor(factor, original)),
+                    })
+                }
                 "yarn" => {
                     let factor = require("factor")?;
                     let of = |scale: &str| {
@@ -350,7 +451,7 @@ fn rope_scaling(r: &Reader<'_>, checkpoint: &Checkpoint, head_dim: usize) -> Res
                     )
                     .ok_or_else(|| r.bad(SCALING, scaling, "a positive original_max_position_embeddings"))
                 }
-                other => Err(r.bad(SCALING, other, "default, linear, llama3 or yarn")),
+                other => Err(r.bad(SCALING, other, "default, linear, llama3, longrope or yarn")),
             }
         }
     }
@@ -392,10 +493,11 @@ pub(super) fn refuse_sliding_window(checkpoint: &Checkpoint) -> Result<(), Model
 
 fn activation(r: &Reader<'_>, default: Gate) -> Result<Gate, ModelError> {
     let Keys::HuggingFace(config) = &r.keys else { return Ok(default) };
-    match config["hidden_act"].as_str() {
+    match config["hidden_act"].as_str().or(config["hidden_activation"].as_str()) {
         None => Ok(default),
         Some("relu2") => Ok(Gate::Relu2),
         Some("silu" | "swish") => Ok(Gate::Silu),
-        Some(other) => Err(r.bad(Key { gguf: "", hf: "hidden_act" }, other, "relu2 or silu")),
+        Some("gelu_pytorch_tanh") => Ok(Gate::Gelu),
+        Some(other) => Err(r.bad(Key { gguf: "", hf: "hidden_act" }, other, "relu2, silu or gelu_pytorch_tanh")),
     }
 }

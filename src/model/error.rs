@@ -13,14 +13,24 @@ pub enum ModelError {
     /// The architecture is none that this version runs.
     #[error(
         "{file}: the architecture {name:?} is not supported; this version runs BitNetForCausalLM, BitnetForCausalLM, \
-         LlamaForCausalLM and Qwen3ForCausalLM folders, and GGUF files of the architectures bitnet, bitnet-b1.58, \
-         bitnet-25, llama and qwen3"
+         LlamaForCausalLM, MiniCPMForCausalLM, Qwen3ForCausalLM, Qwen3Model, Gemma3ForCausalLM and Gemma3TextModel folders, and \
+         GGUF files of the architectures bitnet, bitnet-b1.58, bitnet-25, llama, minicpm and qwen3"
     )]
     UnknownArchitecture {
         /// The checkpoint.
         file: PathBuf,
         /// The architecture it names.
         name: String,
+    },
+    /// The architecture is known, and not run.
+    #[error("{file}: the architecture {name:?} is not run: {reason}")]
+    Refused {
+        /// The checkpoint.
+        file: PathBuf,
+        /// The architecture it names.
+        name: String,
+        /// Why, and what would run.
+        reason: &'static str,
     },
     /// A hyper-parameter that the architecture needs is absent.
     #[error("{file}: the key {key} is missing (expected {expected})")]

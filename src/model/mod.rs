@@ -8,14 +8,17 @@ mod bitnet;
 mod block;
 mod config;
 mod error;
+mod gemma3;
 mod llama;
+mod minicpm;
 mod names;
 mod qwen3;
+mod refused;
 
 pub(crate) use activations::ACTIVATIONS;
 pub use activations::ActivationKind;
-pub(crate) use config::LLAMA3_ROPE;
-pub use config::{Gate, ModelConfig};
+pub use config::{Gate, LocalAttention, ModelConfig, Scales};
+pub(crate) use config::{LLAMA3_ROPE, ROPE_LONG, ROPE_SHORT};
 pub use error::ModelError;
 pub(crate) use llama::HALF_SPLIT;
 pub(crate) use names::{Names, Part};
@@ -39,10 +42,23 @@ pub fn build_graph(checkpoint: Arc<Checkpoint>) -> Result<Graph, ModelError> {
         (Description::Gguf { .. }, "llama") | (Description::HuggingFace { .. }, "LlamaForCausalLM") => {
             llama::build(checkpoint, &name)?
         }
-        (Description::Gguf { .. }, "qwen3") | (Description::HuggingFace { .. }, "Qwen3ForCausalLM") => {
+        (Description::Gguf { .. }, "qwen3") | (Description::HuggingFace { .. }, "Qwen3ForCausalLM" | "Qwen3Model") => {
             qwen3::build(checkpoint, &name)?
         }
-        _ => return Err(ModelError::UnknownArchitecture { file: checkpoint.path().into(), name }),
+        (Description::HuggingFace { config }, "Gemma3TextModel" | "Gemma3ForCausalLM") => {
+            let config = config.clone();
+            gemma3::build(checkpoint, &name, &config)?
+        }
+        (Description::Gguf { .. }, "minicpm") | (Description::HuggingFace { .. }, "MiniCPMForCausalLM") => {
+            minicpm::build(checkpoint, &name)?
+        }
+        _ => {
+            let file = checkpoint.path().into();
+            return Err(match refused::why(&name) {
+                Some(reason) => ModelError::Refused { file, name, reason },
+                None => ModelError::UnknownArchitecture { file, name },
+            });
+        }
     };
     graph.check_tensors()?;
     let activations = activations::kind(graph.checkpoint(), graph.blocks());

@@ -13,11 +13,13 @@ pub(crate) enum Part {
     KNorm,
     AttnSubNorm,
     O,
+    PostAttnNorm,
     FfnNorm,
     Gate,
     Up,
     FfnSubNorm,
     Down,
+    PostFfnNorm,
 }
 
 /// A naming scheme.
@@ -26,9 +28,34 @@ pub(crate) enum Names {
     /// llama.cpp's GGUF names.
     Gguf,
     /// transformers' names.
-    HuggingFace,
+    HuggingFace(Prefix),
     /// 1bitLLM's BitnetForCausalLM: other names for the two sub-norms.
     OneBitLlm,
+    /// Gemma's: a norm behind each half of a block.
+    Gemma(Prefix),
+}
+
+/// What is in front of transformers' names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Prefix {
+    /// `model.`, in models with a head.
+    Model,
+    /// Nothing, in models without one.
+    Nothing,
+}
+
+impl Prefix {
+    /// What `checkpoint` has.
+    pub(crate) fn of(checkpoint: &Checkpoint) -> Prefix {
+        if checkpoint.tensor("embed_tokens.weight").is_some() { Prefix::Nothing } else { Prefix::Model }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Prefix::Model => "model.",
+            Prefix::Nothing => "",
+        }
+    }
 }
 
 impl Names {
@@ -36,21 +63,30 @@ impl Names {
     pub(crate) fn of(checkpoint: &Checkpoint) -> Names {
         match checkpoint.description() {
             Description::Gguf { .. } => Names::Gguf,
-            Description::HuggingFace { .. } => Names::HuggingFace,
+            Description::HuggingFace { .. } => Names::HuggingFace(Prefix::of(checkpoint)),
+        }
+    }
+
+    fn prefix(self) -> Prefix {
+        match self {
+            Names::HuggingFace(prefix) | Names::Gemma(prefix) => prefix,
+            Names::Gguf | Names::OneBitLlm => Prefix::Model,
         }
     }
 
     pub(crate) fn embed(self) -> &'static str {
-        match self {
-            Names::Gguf => "token_embd.weight",
-            _ => "model.embed_tokens.weight",
+        match (self, self.prefix()) {
+            (Names::Gguf, _) => "token_embd.weight",
+            (_, Prefix::Model) => "model.embed_tokens.weight",
+            (_, Prefix::Nothing) => "embed_tokens.weight",
         }
     }
 
     pub(crate) fn final_norm(self) -> &'static str {
-        match self {
-            Names::Gguf => "output_norm.weight",
-            _ => "model.norm.weight",
+        match (self, self.prefix()) {
+            (Names::Gguf, _) => "output_norm.weight",
+            (_, Prefix::Model) => "model.norm.weight",
+            (_, Prefix::Nothing) => "norm.weight",
         }
     }
 
@@ -62,6 +98,23 @@ impl Names {
             Description::HuggingFace { config } if config["tie_word_embeddings"] != true => "lm_head.weight",
             _ => self.embed(),
         }
+    }
+
+    /// The name in GGUF of the norm that a linear has of its own.
+    pub(crate) fn norm_in(self, layer: usize, linear: Part) -> String {
+        let weight = Names::Gguf.block(layer, linear);
+        format!("{}_norm_in.weight", weight.trim_end_matches(".weight"))
+    }
+
+    /// The norm that a linear has of its own, if `checkpoint` has one.
+    pub(crate) fn own_norm(self, checkpoint: &Checkpoint, layer: usize, linear: Part) -> Option<String> {
+        let weight = self.block(layer, linear);
+        let stem = weight.strip_suffix(".weight")?;
+        let names = match self {
+            Names::Gguf => vec![self.norm_in(layer, linear)],
+            _ => vec![format!("{stem}.norm.weight"), format!("{stem}.rms_norm.weight")],
+        };
+        names.into_iter().find(|name| checkpoint.tensor(name).is_some())
     }
 
     pub(crate) fn block(self, layer: usize, part: Part) -> String {
@@ -76,11 +129,13 @@ impl Names {
                     Part::KNorm => "attn_k_norm",
                     Part::AttnSubNorm => "attn_sub_norm",
                     Part::O => "attn_output",
+                    Part::PostAttnNorm => "post_attention_norm",
                     Part::FfnNorm => "ffn_norm",
                     Part::Gate => "ffn_gate",
                     Part::Up => "ffn_up",
                     Part::FfnSubNorm => "ffn_sub_norm",
                     Part::Down => "ffn_down",
+                    Part::PostFfnNorm => "post_ffw_norm",
                 };
                 return format!("blk.{layer}.{name}.weight");
             }
@@ -93,13 +148,16 @@ impl Names {
             (Names::OneBitLlm, Part::AttnSubNorm) => "self_attn.inner_attn_ln",
             (_, Part::AttnSubNorm) => "self_attn.attn_sub_norm",
             (_, Part::O) => "self_attn.o_proj",
+            (_, Part::PostAttnNorm) => "post_attention_layernorm",
+            (Names::Gemma(_), Part::FfnNorm) => "pre_feedforward_layernorm",
             (_, Part::FfnNorm) => "post_attention_layernorm",
             (_, Part::Gate) => "mlp.gate_proj",
             (_, Part::Up) => "mlp.up_proj",
             (Names::OneBitLlm, Part::FfnSubNorm) => "mlp.ffn_layernorm",
             (_, Part::FfnSubNorm) => "mlp.ffn_sub_norm",
             (_, Part::Down) => "mlp.down_proj",
+            (_, Part::PostFfnNorm) => "post_feedforward_layernorm",
         };
-        format!("model.layers.{layer}.{suffix}.weight")
+        format!("{}layers.{layer}.{suffix}.weight", self.prefix().text())
     }
 }

@@ -1,4 +1,5 @@
-//! Qwen3: Llama with an RMSNorm over each head of q and k before they turn. Ternary-Bonsai is of this architecture.
+//! Qwen3: Llama with an RMSNorm over each head of q and k before they turn. Ternary-Bonsai is of this architecture, and so is
+//! microsoft/bitnet-embedding-0.6b, whose linears have norms of their own.
 //!
 //! The width of a head is a hyper-parameter of its own, and GGUF files hold the rows of q and k in half-split order.
 //! Source: transformers' `models/qwen3`.
@@ -17,13 +18,14 @@ pub(super) fn build(checkpoint: Arc<Checkpoint>, architecture: &str) -> Result<G
     config::refuse_sliding_window(&checkpoint)?;
     let blocks = (0..config.num_layers)
         .map(|layer| {
-            let mut block = block(names, &config, layer, RowOrder::Natural);
+            let mut block = block(&checkpoint, names, &config, layer, RowOrder::Natural);
             block.attention.q_norm = Some(names.block(layer, Part::QNorm));
             block.attention.k_norm = Some(names.block(layer, Part::KNorm));
             block
         })
         .collect();
-    let head = names.head_of(&checkpoint).into();
+    // The class of embedding models has no head.
+    let head = if architecture == "Qwen3Model" { names.embed() } else { names.head_of(&checkpoint) }.into();
     let (embed, final_norm) = (names.embed().into(), names.final_norm().into());
-    Ok(Graph::new(checkpoint, GraphParts { config, embed, blocks, final_norm, head }))
+    Ok(Graph::new(checkpoint, GraphParts { config, embed, blocks, final_norm, norm_offset: 0.0, head }))
 }

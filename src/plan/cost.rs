@@ -52,14 +52,17 @@ impl CostSource {
 /// What tells blocks of different cost apart.
 pub fn shape_of(graph: &Graph, kv: KvOptions) -> String {
     let c = graph.config();
+    // More passes over the activations.
+    let has_more = graph.blocks().first().is_some_and(|block| block.has_rows_beside_hidden(c));
     format!(
-        "{}x{}, {} heads of {}, {} of keys, {}, cache {}",
+        "{}x{}, {} heads of {}, {} of keys, {}{}, cache {}",
         c.hidden_size,
         c.intermediate_size,
         c.num_heads,
         c.head_dim,
         c.num_kv_heads,
         c.gate.name(),
+        if has_more { ", norms of its own" } else { "" },
         kv.kind.name()
     )
 }

@@ -71,8 +71,13 @@ impl Tokenizer {
         // Whatever puts it there: the vocabulary's own rules, or this program.
         let adds_bos = self.encode("a", true).is_ok_and(|ids| ids.first().copied() == self.bos && self.bos.is_some());
         set("tokenizer.ggml.add_bos_token".into(), Value::Bool(adds_bos));
-        for (key, &id) in EOS.iter().zip(&self.eos) {
+        // What is put behind a whole text is the first of them.
+        let others = self.eos.iter().copied().filter(|&id| Some(id) != self.end);
+        for (key, id) in EOS.iter().zip(self.end.into_iter().chain(others)) {
             set(format!("tokenizer.ggml.{key}"), Value::U64(id.into()));
+        }
+        if self.end.is_some() {
+            set("tokenizer.ggml.add_eos_token".into(), Value::Bool(true));
         }
         if self.eos.len() > EOS.len() {
             set(EOS_IDS.into(), Value::Ints(self.eos.iter().map(|&id| id.into()).collect()));

@@ -144,8 +144,8 @@ fn token_id(metadata: &Metadata, key: &str, tokens: usize) -> Result<Option<u32>
 pub(super) fn roles(tokenizer: &Tokenizer, metadata: &Metadata) -> Result<Roles, TokenizerError> {
     let id = |key: &str| token_id(metadata, key, tokenizer.vocab_size);
     let bos = id("tokenizer.ggml.bos_token_id")?;
-    let eos =
-        [id("tokenizer.ggml.eos_token_id")?, id("tokenizer.ggml.eot_token_id")?, id("tokenizer.ggml.eom_token_id")?];
+    let text_end = id("tokenizer.ggml.eos_token_id")?;
+    let eos = [text_end, id("tokenizer.ggml.eot_token_id")?, id("tokenizer.ggml.eom_token_id")?];
     let more = metadata.ints(EOS_IDS).unwrap_or_default().iter().filter_map(|&id| u32::try_from(id).ok());
     let more = more.filter(|&id| (id as usize) < tokenizer.vocab_size);
     // llama.cpp adds BOS to SentencePiece vocabularies and LLaMA 3's unless told otherwise.
@@ -154,6 +154,7 @@ pub(super) fn roles(tokenizer: &Tokenizer, metadata: &Metadata) -> Result<Roles,
         bos,
         eos: eos.into_iter().flatten().chain(more).collect(),
         add_bos: metadata.bool("tokenizer.ggml.add_bos_token").unwrap_or(by_default),
+        end: text_end.filter(|_| metadata.bool("tokenizer.ggml.add_eos_token") == Some(true)),
         chat_template: metadata.str("tokenizer.chat_template").map(str::to_owned),
     })
 }

@@ -112,5 +112,6 @@ pub(super) fn roles(
             _ => None,
         },
     };
-    Ok(Roles { bos, eos, add_bos: tokenizer_config["add_bos_token"] == true, chat_template })
+    let end = named("eos_token").filter(|_| tokenizer_config["add_eos_token"] == true);
+    Ok(Roles { bos, eos, add_bos: tokenizer_config["add_bos_token"] == true, end, chat_template })
 }

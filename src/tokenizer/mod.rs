@@ -33,6 +33,8 @@ pub struct Tokenizer {
     eos: Vec<u32>,
     /// Put BOS in front, whatever the vocabulary's own rules do.
     add_bos: bool,
+    /// What is put behind a whole text, whatever the vocabulary's own rules do.
+    end: Option<u32>,
     chat_template: Option<ChatTemplate>,
 }
 
@@ -42,6 +44,7 @@ struct Roles {
     bos: Option<u32>,
     eos: Vec<u32>,
     add_bos: bool,
+    end: Option<u32>,
     chat_template: Option<String>,
 }
 
@@ -105,9 +108,10 @@ impl Tokenizer {
             bos: None,
             eos: Vec::new(),
             add_bos: false,
+            end: None,
             chat_template: None,
         };
-        let Roles { bos, mut eos, add_bos, chat_template } = roles(&tokenizer)?;
+        let Roles { bos, mut eos, add_bos, end, chat_template } = roles(&tokenizer)?;
         let turns = END_OF_TURN.iter().filter_map(|name| tokenizer.token_to_id(name));
         eos.extend(turns.filter(|id| tokenizer.is_special(*id)));
         eos.sort_unstable();
@@ -116,7 +120,7 @@ impl Tokenizer {
         let (bos_token, eos_token) = (name(bos), name(eos.first().copied()));
         tokenizer.chat_template =
             chat_template.map(|source| ChatTemplate::new(&source, &bos_token, &eos_token)).transpose()?;
-        (tokenizer.bos, tokenizer.eos, tokenizer.add_bos) = (bos, eos, add_bos);
+        (tokenizer.bos, tokenizer.eos, tokenizer.add_bos, tokenizer.end) = (bos, eos, add_bos, end);
         Ok(tokenizer)
     }
 
@@ -134,6 +138,19 @@ impl Tokenizer {
             if ids.starts_with(&[bos, bos]) {
                 ids.remove(0);
             }
+        }
+        Ok(ids)
+    }
+
+    /// The tokens of a whole text: as [`Tokenizer::encode`] with `add_special`, and behind them the end of a text where the model
+    /// wants it (and never twice).
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let mut ids = self.encode(text, true)?;
+        if let Some(end) = self.end.filter(|end| ids.last() != Some(end)) {
+            ids.push(end);
         }
         Ok(ids)
     }

@@ -68,6 +68,7 @@ impl Case {
             &spans,
             c.num_heads,
             scale,
+            usize::MAX,
             &mut AttentionScratch::default(),
             &mut out,
         );

@@ -116,3 +116,31 @@ fn a_device_that_is_not_there_is_an_error() {
     let text = String::from_utf8(output.get_output().stderr.clone()).unwrap();
     assert!(text.contains("no GPU named like \"nothing\"") && !text.contains("panicked"), "{text}");
 }
+
+#[test]
+fn what_only_the_cpu_runs_is_named() {
+    let _turn = turn();
+    let Some(device) = device() else { return };
+    for (model, feature) in [
+        ("qwen3_bitlinear", "norms of queries and keys"),
+        ("embed_qwen3", "norms of queries and keys"),
+        ("embed_gemma3", "scaled embeddings"),
+        ("minicpm_bitlinear", "scaled embeddings"),
+    ] {
+        let path = crate::common::fixture(model);
+        let run = |device: &str| {
+            let mut command = sterna();
+            command.arg("run").arg(&path).args(["of the", "-n", "4", "--temp", "0", "--device", device]);
+            command.output().unwrap()
+        };
+        let refused = run(&device);
+        let text = String::from_utf8(refused.stderr).unwrap();
+        assert!(
+            !refused.status.success() && text.contains(feature) && text.contains("--device cpu"),
+            "{model}: {text}"
+        );
+        let auto = run("auto");
+        assert!(auto.status.success(), "{model}: {}", String::from_utf8_lossy(&auto.stderr));
+        assert_eq!(auto.stdout, run("cpu").stdout, "{model}");
+    }
+}

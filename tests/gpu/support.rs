@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sterna::backend::gpu::{AdapterChoice, Dot, Gpu, GpuOptions, Kernel, Memory, Programs, Shape, adapters, choose};
-use sterna::model::{ActivationKind, Gate, ModelConfig};
+use sterna::model::{ActivationKind, Gate, ModelConfig, Scales};
 use sterna_cpu::kv::KvType;
 use sterna_cpu::rope::RopeScaling;
 
@@ -112,6 +112,9 @@ pub(crate) fn config(heads: usize, kv_heads: usize, head_dim: usize, hidden: usi
         rms_norm_eps: 1e-5,
         rope_theta: 1e4,
         rope_scaling: RopeScaling::None,
+        attention_scale: ModelConfig::default_attention_scale(head_dim),
+        local: None,
+        scales: Scales::default(),
         max_position_embeddings: 4096,
         gate,
         activations: ActivationKind::Int8,

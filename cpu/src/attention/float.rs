@@ -183,8 +183,14 @@ per_isa! {
 #[inline(always)]
 fn weights_body<S: Lanes>(rows: &Rows<'_>, block: usize, scores: &mut [f32], results: &mut [f32], len: usize) {
     for (row, (result, scores)) in results.chunks_exact_mut(len).zip(scores.chunks_exact_mut(BLOCK_LEN)).enumerate() {
-        let seen = rows.seen(row, block);
-        let (max, sum) = if seen > 0 { softmax::<S>(scores, seen) } else { (f32::NEG_INFINITY, 0.0) };
+        let (seen, forgotten) = (rows.seen(row, block), rows.forgotten(row, block));
+        let (max, sum) = if seen > forgotten {
+            scores[..forgotten].fill(f32::NEG_INFINITY);
+            softmax::<S>(scores, seen)
+        } else {
+            scores[..seen].fill(0.0);
+            (f32::NEG_INFINITY, 0.0)
+        };
         result.fill(0.0);
         set_header(result, max, sum);
     }

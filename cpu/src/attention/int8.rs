@@ -126,12 +126,15 @@ fn weights_body<S: Lanes>(
 ) {
     memory.sums.fill(0);
     for (row, result) in results.chunks_exact_mut(len).enumerate() {
-        let seen = rows.seen(row, block);
+        let (seen, forgotten) = (rows.seen(row, block), rows.forgotten(row, block));
         let scores = &mut memory.scores[row * BLOCK_LEN..][..BLOCK_LEN];
         let halves = &mut memory.weights[row * 2 * BLOCK_LEN..][..2 * BLOCK_LEN];
-        let (max, sum, step) = match seen {
-            0 => (f32::NEG_INFINITY, 0.0, 0.0),
-            _ => round_weights::<S>(scores, seen, values, halves),
+        let (max, sum, step) = if seen > forgotten {
+            scores[..forgotten].fill(f32::NEG_INFINITY);
+            round_weights::<S>(scores, seen, values, halves)
+        } else {
+            // What is summed with the weights that are there is multiplied with 0.
+            (f32::NEG_INFINITY, 0.0, 0.0)
         };
         result[0] = step;
         set_header(result, max, sum);

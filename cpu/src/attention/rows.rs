@@ -23,6 +23,8 @@ pub(super) struct Rows<'a> {
     pub(super) position: usize,
     /// Multiplies the scores.
     pub(super) scale: f32,
+    /// Positions that a row sees at most, its own included.
+    pub(super) window: usize,
 }
 
 impl<'a> Rows<'a> {
@@ -44,7 +46,14 @@ impl<'a> Rows<'a> {
         &self.q[self.start(row)..][..self.head_dim]
     }
 
-    /// Positions that row `row` sees in block `block`, at most [`BLOCK_LEN`].
+    /// Positions at the beginning of block `block` that are too old for row `row`, at most [`BLOCK_LEN`].
+    #[inline(always)]
+    pub(super) fn forgotten(&self, row: usize, block: usize) -> usize {
+        let first = (self.position + row / self.group + 1).saturating_sub(self.window);
+        first.saturating_sub(block * BLOCK_LEN).min(BLOCK_LEN)
+    }
+
+    /// Positions of block `block` up to the latest that row `row` sees, at most [`BLOCK_LEN`].
     #[inline(always)]
     pub(super) fn seen(&self, row: usize, block: usize) -> usize {
         (self.position + row / self.group + 1).saturating_sub(block * BLOCK_LEN).min(BLOCK_LEN)

@@ -20,6 +20,7 @@ struct Case {
     head_dim: usize,
     /// Cached positions and new tokens of each sequence.
     sequences: Vec<(usize, usize)>,
+    window: usize,
     seed: u64,
 }
 
@@ -67,7 +68,7 @@ impl Case {
             .collect();
         let q = self.q();
         let (mut out, mut scratch) = (vec![f32::NAN; q.len()], AttentionScratch::default());
-        attention(&pool, isa, &q, &layer, &spans, self.heads, self.scale(), &mut scratch, &mut out);
+        attention(&pool, isa, &q, &layer, &spans, self.heads, self.scale(), self.window, &mut scratch, &mut out);
         out
     }
 
@@ -80,8 +81,12 @@ impl Case {
                 for head in 0..self.heads {
                     let q = &q[(row * self.heads + head) * self.head_dim..][..self.head_dim];
                     let start = head / (self.heads / self.kv_heads) * self.head_dim;
+                    let first = (position + 1).saturating_sub(self.window);
                     let weights: Vec<f64> = (0..=position)
                         .map(|p| {
+                            if p < first {
+                                return 0.0;
+                            }
                             let k = &k[p * width + start..][..self.head_dim];
                             let dot: f64 = q.iter().zip(k).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum();
                             (dot * f64::from(self.scale())).exp()
@@ -106,20 +111,35 @@ fn bits(x: &[f32]) -> Vec<u32> {
 
 #[test]
 fn it_is_close_to_the_true_value() {
-    for (heads, kv_heads, head_dim) in [(20, 5, 128), (4, 4, 64), (3, 1, 6), (8, 1, 80), (6, 2, 36)] {
-        let case = Case { heads, kv_heads, head_dim, sequences: vec![(0, 70), (600, 1), (250, 9)], seed: 7 };
+    for (heads, kv_heads, head_dim, window) in [
+        (20, 5, 128, usize::MAX),
+        (4, 4, 64, usize::MAX),
+        (3, 1, 6, usize::MAX),
+        (8, 1, 80, usize::MAX),
+        (6, 2, 36, usize::MAX),
+        (6, 2, 36, 1),
+        (4, 1, 64, 60),
+        (4, 2, 64, 256),
+        (4, 2, 32, 300),
+    ] {
+        let sequences = vec![(0, 70), (600, 1), (250, 9), (0, 600)];
+        let case = Case { heads, kv_heads, head_dim, sequences, window, seed: 7 };
         let want = case.expected();
         for (kind, tolerance) in [(KvType::F32, 2e-6), (KvType::F16, 1e-3), (KvType::Int8, 2e-2)] {
             let got = case.run(Isa::detect(), 2, kind);
             let worst = got.iter().zip(&want).map(|(&g, w)| (f64::from(g) - w).abs()).fold(0.0, f64::max);
-            assert!(worst < tolerance, "{heads} {kv_heads} {head_dim} {kind:?}: {worst}");
+            assert!(worst < tolerance, "{heads} {kv_heads} {head_dim} {window} {kind:?}: {worst}");
         }
     }
 }
 
 #[test]
 fn neither_company_nor_cuts_change_a_bit() {
-    let whole = Case { heads: 8, kv_heads: 2, head_dim: 48, sequences: vec![(0, 330)], seed: 3 };
+    [usize::MAX, 1, 70, 300].into_iter().for_each(company_and_cuts);
+}
+
+fn company_and_cuts(window: usize) {
+    let whole = Case { heads: 8, kv_heads: 2, head_dim: 48, sequences: vec![(0, 330)], window, seed: 3 };
     let row = whole.heads * whole.head_dim;
     for kind in [KvType::F32, KvType::F16, KvType::Int8] {
         let want = whole.run(Isa::detect(), 1, kind);
@@ -139,7 +159,7 @@ fn neither_company_nor_cuts_change_a_bit() {
             // Twice the same span: a batch of two.
             let (q, twice) = ([q, q].concat(), [span(past, new), span(past, new)]);
             out.resize(q.len(), 0.0);
-            attention(&pool, Isa::detect(), &q, &layer, &twice, 8, whole.scale(), &mut scratch, &mut out);
+            attention(&pool, Isa::detect(), &q, &layer, &twice, 8, whole.scale(), window, &mut scratch, &mut out);
             for half in out.chunks_exact(new * row) {
                 assert!(bits(half) == bits(&want[past * row..(past + new) * row]), "{kind:?} {past} {new}");
             }
@@ -155,9 +175,10 @@ proptest! {
         group in 1usize..7,
         half_dim in 1usize..40,
         sequences in proptest::collection::vec((0usize..600, 1usize..20), 1..4),
+        window in prop_oneof![Just(usize::MAX), 1usize..400],
         seed in 0u64..1000,
     ) {
-        let case = Case { heads: kv_heads * group, kv_heads, head_dim: 2 * half_dim, sequences, seed };
+        let case = Case { heads: kv_heads * group, kv_heads, head_dim: 2 * half_dim, sequences, window, seed };
         for kind in [KvType::F32, KvType::F16, KvType::Int8] {
             let want = bits(&case.run(Isa::Scalar, 1, kind));
             for isa in Isa::available() {

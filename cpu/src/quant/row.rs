@@ -95,6 +95,10 @@ fn gate_quantize_body<S: Lanes>(
             let (gate, up) = (S::array(gate), S::array(up));
             S::load(&std::array::from_fn(|i| Gate::Silu.apply(gate[i], up[i])))
         }),
+        Gate::Gelu => gate_row::<S>(gate, up, Gate::Gelu, |gate, up| {
+            let (gate, up) = (S::array(gate), S::array(up));
+            S::load(&std::array::from_fn(|i| Gate::Gelu.apply(gate[i], up[i])))
+        }),
     };
     match norm {
         None => quantize_row_body::<S>(gate, q),
@@ -183,12 +187,11 @@ mod tests {
         fn fused_rows_are_the_steps_one_after_the_other(
             x in proptest::collection::vec(-30.0f32..30.0, 1..100),
             with_norm: bool,
-            silu: bool,
+            function in prop_oneof![Just(Gate::Relu2), Just(Gate::Silu), Just(Gate::Gelu)],
         ) {
             let n = x.len();
             let up: Vec<f32> = x.iter().map(|v| 0.3 - v * 0.1).collect();
             let weight: Vec<f32> = (0..n).map(|i| 1.0 + (i % 7) as f32 * 0.1).collect();
-            let function = if silu { Gate::Silu } else { Gate::Relu2 };
             let steps = |isa, x: &[f32], norm: bool| {
                 let (mut normed, mut q) = (x.to_vec(), vec![0; n]);
                 if norm {

@@ -3,8 +3,9 @@
 use sterna_cpu::activation::Gate as GateFunction;
 use sterna_cpu::attention::{AttentionScratch, attention};
 use sterna_cpu::kv::{KvLayer, KvSpan};
+use sterna_cpu::norm::{add_rms_norm, add_scaled, rms_norm};
 use sterna_cpu::rope::{HeadNorms, RopeRows};
-use sterna_cpu::{AlignedBuf, Kernels, Layout, Pool};
+use sterna_cpu::{AlignedBuf, Kernels, Layout, Pool, for_each_row};
 
 use super::linears::{Engine, Inputs, Weights};
 use crate::backend::{BackendError, LinearEvent, Observer};
@@ -15,6 +16,8 @@ use crate::model::{Gate, ModelConfig};
 pub(super) struct CpuBlock {
     index: usize,
     attn_norm: Vec<f32>,
+    /// Norms of q, k and v alone.
+    qkv_norms: Option<[Vec<f32>; 3]>,
     q: Weights,
     k: Weights,
     v: Weights,
@@ -22,11 +25,16 @@ pub(super) struct CpuBlock {
     k_norm: Option<Vec<f32>>,
     attn_sub_norm: Option<Vec<f32>>,
     o: Weights,
+    post_attn_norm: Option<Vec<f32>>,
+    is_local: bool,
     ffn_norm: Vec<f32>,
+    /// Norms of gate and up alone.
+    gate_up_norms: Option<[Vec<f32>; 2]>,
     gate: Weights,
     up: Weights,
     ffn_sub_norm: Option<Vec<f32>>,
     down: Weights,
+    post_ffn_norm: Option<Vec<f32>>,
     cache: KvLayer,
 }
 
@@ -38,6 +46,10 @@ pub(super) struct Scratch {
     k: AlignedBuf<f32>,
     v: AlignedBuf<f32>,
     attn: AlignedBuf<f32>,
+    /// Input of matrices that have norms of their own, `[tokens, hidden]`.
+    normed: AlignedBuf<f32>,
+    /// What a half of a block gives before it is normalised or scaled, `[tokens, hidden]`.
+    projected: AlignedBuf<f32>,
     gate: AlignedBuf<f32>,
     up: AlignedBuf<f32>,
     attention: AttentionScratch,
@@ -50,6 +62,8 @@ pub(super) struct BlockContext<'a> {
     pub(super) config: &'a ModelConfig,
     /// Rotations of the tokens' positions.
     pub(super) rope: &'a RopeRows,
+    /// Those of local layers.
+    pub(super) local_rope: &'a RopeRows,
     /// The tokens, sequence by sequence.
     pub(super) spans: &'a [KvSpan<'a>],
     /// Number of tokens.
@@ -60,6 +74,41 @@ pub(super) struct BlockContext<'a> {
 impl BlockContext<'_> {
     fn engine(&self) -> Engine<'_> {
         Engine { pool: self.pool, kernels: self.kernels }
+    }
+
+    /// Adds the product of a matrix to `hidden`, normalised or scaled before if the model does that.
+    fn add_product(
+        &self,
+        inputs: &Inputs,
+        weights: &Weights,
+        post_norm: Option<&[f32]>,
+        projected: &mut AlignedBuf<f32>,
+        hidden: &mut [f32],
+        next: &[&Weights],
+    ) {
+        let (isa, scale) = (self.kernels.isa(), self.config.scales.residual);
+        if post_norm.is_none() && scale == 1.0 {
+            return inputs.multiply(self.engine(), [(weights, hidden)], true, next);
+        }
+        projected.resize(hidden.len());
+        inputs.multiply(self.engine(), [(weights, projected)], false, next);
+        let (width, projected, post_norm) = (self.config.hidden_size, &projected[..], self.norm(post_norm));
+        for_each_row(self.pool, hidden, width, &|token, hidden| {
+            let product = &projected[token * width..][..width];
+            match post_norm {
+                Some((weight, eps)) => add_rms_norm(isa, product, weight, eps, hidden),
+                None => add_scaled(isa, product, scale, hidden),
+            }
+        });
+    }
+
+    /// Puts the norm of each row of `x` into `normed`.
+    fn normalize(&self, x: &[f32], weight: &[f32], normed: &mut AlignedBuf<f32>) {
+        normed.resize(x.len());
+        let (isa, eps) = (self.kernels.isa(), self.config.rms_norm_eps);
+        for_each_row(self.pool, normed, weight.len(), &|token, row| {
+            rms_norm(isa, &x[token * weight.len()..][..weight.len()], weight, eps, row);
+        });
     }
 
     /// Shows the products of one input to the observer, if it was int8.
@@ -95,6 +144,8 @@ impl CpuBlock {
         let config = graph.config();
         let norm = |name: &str, len| graph.norm(name, len);
         let optional = |name: &Option<String>, len| name.as_deref().map(|name| norm(name, len)).transpose();
+        let sub_norm =
+            |name: &Option<String>, len| name.as_deref().map(|name| graph.norm_of_linear(name, len)).transpose();
         let (a, f) = (&spec.attention, &spec.ffn);
         let [q, k, v] = Weights::build(graph, pool, layout, [&a.q, &a.k, &a.v])?;
         let [o] = Weights::build(graph, pool, layout, [&a.o])?;
@@ -103,18 +154,23 @@ impl CpuBlock {
         Ok(CpuBlock {
             index,
             attn_norm: norm(&a.norm, config.hidden_size)?,
+            qkv_norms: a.input_norms.as_ref().map(|names| input_norms(graph, names)).transpose()?,
             q,
             k,
             v,
             q_norm: optional(&a.q_norm, config.head_dim)?,
             k_norm: optional(&a.k_norm, config.head_dim)?,
-            attn_sub_norm: optional(&a.sub_norm, config.q_size())?,
+            attn_sub_norm: sub_norm(&a.sub_norm, config.q_size())?,
             o,
+            post_attn_norm: optional(&a.post_norm, config.hidden_size)?,
+            is_local: a.is_local,
             ffn_norm: norm(&f.norm, config.hidden_size)?,
+            gate_up_norms: f.input_norms.as_ref().map(|names| input_norms(graph, names)).transpose()?,
             gate,
             up,
-            ffn_sub_norm: optional(&f.sub_norm, config.intermediate_size)?,
+            ffn_sub_norm: sub_norm(&f.sub_norm, config.intermediate_size)?,
             down,
+            post_ffn_norm: optional(&f.post_norm, config.hidden_size)?,
             cache,
         })
     }
@@ -132,7 +188,7 @@ impl CpuBlock {
     }
 
     fn attention_half(&mut self, context: &mut BlockContext<'_>, scratch: &mut Scratch, hidden: &mut [f32]) {
-        let Scratch { inputs, q, k, v, attn, attention: attention_scratch, .. } = scratch;
+        let Scratch { inputs, q, k, v, attn, normed, projected, attention: attention_scratch, .. } = scratch;
         let (config, isa) = (context.config, context.kernels.isa());
         let (tokens, q_size, kv_size) = (context.tokens, config.q_size(), config.kv_size());
         q.resize(tokens * q_size);
@@ -140,18 +196,32 @@ impl CpuBlock {
         v.resize(tokens * kv_size);
         attn.resize(tokens * q_size);
 
-        context.quantize(hidden, Some(&self.attn_norm), &self.q, inputs);
-        inputs.multiply(context.engine(), [(&self.q, q), (&self.k, k), (&self.v, v)], false, &[&self.o]);
-        context.report(self.index, inputs, &self.q, &[("q_proj", q), ("k_proj", k), ("v_proj", v)]);
+        if let Some(norms) = &self.qkv_norms {
+            context.normalize(hidden, &self.attn_norm, normed);
+            let parts: [(_, _, &mut [f32]); 3] =
+                [("q_proj", &self.q, q), ("k_proj", &self.k, k), ("v_proj", &self.v, v)];
+            for (norm, (name, weights, out)) in norms.iter().zip(parts) {
+                context.quantize(normed, Some(norm), weights, inputs);
+                inputs.multiply(context.engine(), [(weights, &mut *out)], false, &[]);
+                context.report(self.index, inputs, weights, &[(name, out)]);
+            }
+        } else {
+            context.quantize(hidden, Some(&self.attn_norm), &self.q, inputs);
+            inputs.multiply(context.engine(), [(&self.q, q), (&self.k, k), (&self.v, v)], false, &[&self.o]);
+            context.report(self.index, inputs, &self.q, &[("q_proj", q), ("k_proj", k), ("v_proj", v)]);
+        }
 
         let norms = HeadNorms { q: self.q_norm.as_deref(), k: self.k_norm.as_deref(), eps: config.rms_norm_eps };
-        context.rope.apply_all(context.pool, isa, q, k, norms);
+        let rope = if self.is_local { context.local_rope } else { context.rope };
+        rope.apply_all(context.pool, isa, q, k, norms);
         self.cache.store(context.pool, isa, context.spans, k, v);
-        let (heads, scale) = (config.num_heads, 1.0 / (config.head_dim as f32).sqrt());
-        attention(context.pool, isa, q, &self.cache, context.spans, heads, scale, attention_scratch, attn);
+        let (heads, scale) = (config.num_heads, config.attention_scale);
+        let window = config.local.filter(|_| self.is_local).map_or(usize::MAX, |local| local.window);
+        attention(context.pool, isa, q, &self.cache, context.spans, heads, scale, window, attention_scratch, attn);
 
         context.quantize(attn, self.attn_sub_norm.as_deref(), &self.o, inputs);
-        inputs.multiply(context.engine(), [(&self.o, hidden)], true, &[&self.gate, &self.up]);
+        let (post_norm, next) = (self.post_attn_norm.as_deref(), [&self.gate, &self.up]);
+        context.add_product(inputs, &self.o, post_norm, projected, hidden, &next);
         context.report(self.index, inputs, &self.o, &[("o_proj", hidden)]);
     }
 
@@ -162,23 +232,35 @@ impl CpuBlock {
         hidden: &mut [f32],
         next: Option<&CpuBlock>,
     ) {
-        let Scratch { inputs, gate, up, .. } = scratch;
+        let Scratch { inputs, gate, up, normed, projected, .. } = scratch;
         let width = context.config.intermediate_size;
         gate.resize(context.tokens * width);
         up.resize(context.tokens * width);
 
-        context.quantize(hidden, Some(&self.ffn_norm), &self.gate, inputs);
-        inputs.multiply(context.engine(), [(&self.gate, gate), (&self.up, up)], false, &[&self.down]);
-        context.report(self.index, inputs, &self.gate, &[("gate_proj", gate), ("up_proj", up)]);
+        if let Some(norms) = &self.gate_up_norms {
+            context.normalize(hidden, &self.ffn_norm, normed);
+            let parts: [(_, _, &mut [f32]); 2] = [("gate_proj", &self.gate, gate), ("up_proj", &self.up, up)];
+            for (norm, (name, weights, out)) in norms.iter().zip(parts) {
+                context.quantize(normed, Some(norm), weights, inputs);
+                inputs.multiply(context.engine(), [(weights, &mut *out)], false, &[]);
+                context.report(self.index, inputs, weights, &[(name, out)]);
+            }
+        } else {
+            context.quantize(hidden, Some(&self.ffn_norm), &self.gate, inputs);
+            inputs.multiply(context.engine(), [(&self.gate, gate), (&self.up, up)], false, &[&self.down]);
+            context.report(self.index, inputs, &self.gate, &[("gate_proj", gate), ("up_proj", up)]);
+        }
 
         let function = match context.config.gate {
             Gate::Relu2 => GateFunction::Relu2,
             Gate::Silu => GateFunction::Silu,
+            Gate::Gelu => GateFunction::Gelu,
         };
         let norm = context.norm(self.ffn_sub_norm.as_deref());
         inputs.quantize_gated(context.engine(), &self.down, function, gate, up, width, norm);
         let next = next.map(|block| [&block.q, &block.k, &block.v]);
-        inputs.multiply(context.engine(), [(&self.down, hidden)], true, next.as_ref().map_or(&[], |next| next));
+        let (post_norm, next) = (self.post_ffn_norm.as_deref(), next.as_ref().map_or(&[][..], |next| next));
+        context.add_product(inputs, &self.down, post_norm, projected, hidden, next);
         context.report(self.index, inputs, &self.down, &[("down_proj", hidden)]);
     }
 
@@ -202,4 +284,13 @@ impl CpuBlock {
     pub(super) fn kv_bytes(&self) -> u64 {
         self.cache.bytes() as u64
     }
+}
+
+/// The norms that some matrices of the width of the residual stream have of their own.
+fn input_norms<const N: usize>(graph: &Graph, names: &[String; N]) -> Result<[Vec<f32>; N], BackendError> {
+    let mut weights = [const { Vec::new() }; N];
+    for (weight, name) in weights.iter_mut().zip(names) {
+        *weight = graph.norm_of_linear(name, graph.config().hidden_size)?;
+    }
+    Ok(weights)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 use sterna_cpu::kv::{KvLayer, KvSpan, KvType};
-use sterna_cpu::rope::{Rope, RopeRows};
+use sterna_cpu::rope::{Rope, RopeRows, RopeScaling};
 use sterna_cpu::{AlignedBuf, Kernels, Layout, Pool};
 
 use super::block::{BlockContext, CpuBlock, Scratch};
@@ -16,7 +16,7 @@ use crate::backend::{
     BackendError, Batch, HeadKind, KvOptions, Observer, Outputs, Progress, Stage, StageMemory, StageNeeds,
 };
 use crate::graph::{Graph, Layer};
-use crate::model::ModelConfig;
+use crate::model::{LocalAttention, ModelConfig};
 
 /// Batches of up to this many sequences need no memory from the heap.
 const FEW_SEQUENCES: usize = 32;
@@ -32,6 +32,9 @@ pub(super) struct CpuStage {
     head: Option<CpuHead>,
     rope: Rope,
     rope_rows: RopeRows,
+    /// The rotary angles of local layers, if there are any.
+    local_rope: Option<Rope>,
+    local_rope_rows: RopeRows,
     scratch: Scratch,
     observer: Option<Box<dyn Observer>>,
 }
@@ -60,6 +63,8 @@ impl CpuStage {
             }
         }
         let rope = Rope::new(config.head_dim, config.rope_theta, &config.rope_scaling);
+        let local = |local: LocalAttention| Rope::new(config.head_dim, local.rope_theta, &RopeScaling::None);
+        let local_rope = config.local.map(local);
         Ok(CpuStage {
             kernels,
             pool,
@@ -70,6 +75,8 @@ impl CpuStage {
             head,
             rope,
             rope_rows: RopeRows::default(),
+            local_rope,
+            local_rope_rows: RopeRows::default(),
             scratch: Scratch::default(),
             observer: None,
         })
@@ -98,8 +105,11 @@ pub(super) fn needs(
             Layer::Head => needs.weights += CpuHead::bytes_of(head, graph)?,
         }
     }
-    // The hidden state, queries, keys, values and what they give, gate and up, and a quantized input.
-    let row = config.hidden_size + 2 * (config.q_size() + config.kv_size()) + 2 * config.intermediate_size;
+    // The hidden state (and, where halves of blocks are normalised apart, what goes in and comes out), queries, keys, values and
+    // what they give, gate and up, and a quantized input.
+    let hidden_states = if graph.blocks().iter().any(|block| block.has_rows_beside_hidden(config)) { 3 } else { 1 };
+    let row =
+        hidden_states * config.hidden_size + 2 * (config.q_size() + config.kv_size()) + 2 * config.intermediate_size;
     needs.buffers = (CHUNK * (size_of::<f32>() * row + config.intermediate_size)) as u64;
     Ok(needs)
 }
@@ -127,6 +137,9 @@ impl Stage for CpuStage {
             let ids = batch.sequences.iter().flat_map(|s| s.tokens);
             for (id, row) in ids.zip(hidden.chunks_exact_mut(self.config.hidden_size)) {
                 embed.read(self.kernels.isa(), *id as usize, row)?;
+                if self.config.scales.embedding != 1.0 {
+                    row.iter_mut().for_each(|value| *value *= self.config.scales.embedding);
+                }
             }
         }
         let spans: SmallVec<[KvSpan<'_>; FEW_SEQUENCES]> = batch
@@ -134,12 +147,17 @@ impl Stage for CpuStage {
             .iter()
             .map(|s| KvSpan { pages: s.pages, position: s.position, tokens: s.tokens.len() })
             .collect();
-        self.rope.rows(spans.iter().flat_map(|span| span.position..span.position + span.tokens), &mut self.rope_rows);
+        let positions = || spans.iter().flat_map(|span| span.position..span.position + span.tokens);
+        self.rope.rows(positions(), &mut self.rope_rows);
+        if let Some(rope) = &self.local_rope {
+            rope.rows(positions(), &mut self.local_rope_rows);
+        }
         let mut context = BlockContext {
             kernels: &self.kernels,
             pool: &self.pool,
             config: &self.config,
             rope: &self.rope_rows,
+            local_rope: &self.local_rope_rows,
             spans: &spans,
             tokens: batch.tokens(),
             observer: self.observer.as_deref_mut(),
