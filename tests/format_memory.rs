@@ -74,7 +74,7 @@ fn memory_follows_the_file_and_not_its_claims() {
         for kind in 0..13 {
             liars.push(small().with("k", array_value(kind, claim, &[0; 64])));
         }
-        for kind in [0, 1, 8, 14, 34, 35, 36, 39] {
+        for kind in [0, 1, 8, 14, 34, 35, 36, 38, 39] {
             for dims in [&[claim][..], &[claim, 1], &[256, claim], &[claim, claim]] {
                 liars.push(Gguf::of(vec![gguf_tensor("w", dims, kind, &[0; 1024])]));
             }

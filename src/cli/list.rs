@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use indicatif::HumanBytes;
 use serde_json::json;
 use sterna::format::Checkpoint;
-use sterna::hub::{Cache, CachedModel, Reference};
+use sterna::hub::{Cache, CachedModel};
 
 use super::pull::does_not_run;
 
@@ -45,7 +45,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         }
         // The tensors, not the vocabulary of a folder; what cannot be opened has no size.
         let bytes = Checkpoint::open(&model.path).map_or(0, |file| file.tensors().map(|tensor| tensor.nbytes).sum());
-        rows.push(Row { name: name(&model), model, bytes, problem });
+        rows.push(Row { name: model.reference.shortest(), model, bytes, problem });
     }
     if args.json {
         let rows: Vec<_> = rows.iter().map(Row::json).collect();
@@ -88,10 +88,4 @@ impl Row {
             "problem": self.problem,
         })
     }
-}
-
-/// The shortest name that stands for a model.
-fn name(model: &CachedModel) -> String {
-    let full = model.reference.to_string();
-    Reference::short_name(&full).map_or(full, str::to_owned)
 }

@@ -60,7 +60,7 @@ impl Cache {
     /// # Errors
     /// If it is not in the cache, or several files may be meant.
     pub fn find(&self, reference: &Reference) -> Result<CachedModel, HubError> {
-        let not_pulled = || HubError::NotPulled { name: reference.to_string() };
+        let not_pulled = || HubError::NotPulled { name: reference.shortest() };
         let commit = self.commit(reference).ok_or_else(not_pulled)?;
         let snapshot = self.snapshot(reference.repository(), &commit);
         let files = files_in(&snapshot);

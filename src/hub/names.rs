@@ -85,9 +85,11 @@ impl Reference {
         is_safe_path(file).then(|| Reference { file: Some(file.to_owned()), ..self.clone() })
     }
 
-    /// The short name of a repository.
-    pub fn short_name(repository: &str) -> Option<&'static str> {
-        KNOWN.iter().find(|(_, target)| target.eq_ignore_ascii_case(repository)).map(|&(name, _)| name)
+    /// The shortest text that stands for the same.
+    pub fn shortest(&self) -> String {
+        let text = self.to_string();
+        let known = KNOWN.iter().find(|(_, target)| target.eq_ignore_ascii_case(&text));
+        known.map_or(text, |&(name, _)| name.to_owned())
     }
 
     /// Whether `name` is one of the short names.
@@ -182,7 +184,7 @@ mod tests {
         for (index, (name, target)) in KNOWN.iter().enumerate() {
             assert_eq!(parse(name).unwrap().to_string(), *target);
             assert!(KNOWN[..index].iter().all(|(other, _)| other != name), "{name} twice");
-            assert_eq!(Reference::short_name(target), Some(*name));
+            assert_eq!(parse(target).unwrap().shortest(), *name);
         }
     }
 }
