@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use sterna::format::{Checkpoint, DType, Description, TernaryTensor};
+use sterna::format::{Checkpoint, DType, Description, FormatError, TernaryTensor};
 use sterna_cpu::dense::DenseType;
 
 use crate::common::{data_path, fixture};
@@ -49,12 +49,25 @@ fn every_model_opens_in_every_form() {
         let layers = config["num_hidden_layers"].as_u64().unwrap();
         assert!(checkpoint.file("tokenizer.json").unwrap().unwrap().starts_with(b"{"));
         assert!(checkpoint.file("no_such_file.json").unwrap().is_none());
+        // Models without a head of their own have no name in front.
+        let root = if checkpoint.tensor("model.norm.weight").is_some() { "model." } else { "" };
         for layer in 0..layers {
             for (module, _) in LINEARS {
-                let name = format!("model.layers.{layer}.{module}.weight");
+                let name = format!("{root}layers.{layer}.{module}.weight");
                 let (rows, cols) = logical_shape(&checkpoint, &name);
-                let matrix = checkpoint.ternary(&name, rows, cols).unwrap();
-                let ternary = decode(&matrix);
+                let ternary = match checkpoint.ternary(&name, rows, cols) {
+                    Ok(matrix) => decode(&matrix),
+                    Err(FormatError::NotTernary { .. }) => {
+                        let matrix = checkpoint.grouped_ternary(&name, rows, cols).unwrap();
+                        let group = matrix.group();
+                        let (mut values, mut scales) = (vec![0; rows * cols], vec![0.0; cols.div_ceil(group)]);
+                        for (row, out) in values.chunks_exact_mut(cols).enumerate() {
+                            matrix.read_row(row, group, out, &mut scales).unwrap();
+                        }
+                        values
+                    }
+                    Err(error) => panic!("{error}"),
+                };
                 for value in [-1, 0, 1] {
                     let share = ternary.iter().filter(|&&t| t == value).count() as f64 / ternary.len() as f64;
                     assert!((0.15..0.6).contains(&share), "{path:?} {name}: {share} of {value}");
@@ -63,8 +76,8 @@ fn every_model_opens_in_every_form() {
         }
         let hidden = config["hidden_size"].as_u64().unwrap() as usize;
         let vocabulary = config["vocab_size"].as_u64().unwrap() as usize;
-        checkpoint.dense("model.embed_tokens.weight", vocabulary, hidden).unwrap();
-        assert_eq!(checkpoint.vector("model.norm.weight", hidden).unwrap().len(), hidden);
+        checkpoint.dense(&format!("{root}embed_tokens.weight"), vocabulary, hidden).unwrap();
+        assert_eq!(checkpoint.vector(&format!("{root}norm.weight"), hidden).unwrap().len(), hidden);
 
         for entry in std::fs::read_dir(&path).unwrap() {
             let path = entry.unwrap().path();
@@ -78,12 +91,16 @@ fn every_model_opens_in_every_form() {
             assert_eq!(metadata.u64(&format!("{architecture}.block_count")), Some(layers));
             assert!(metadata.strings("tokenizer.ggml.tokens").is_some_and(|tokens| tokens.len() == vocabulary));
             assert!(gguf.file("tokenizer.json").unwrap().is_none());
-            let embedding = gguf.dense("token_embd.weight", vocabulary, hidden).unwrap();
-            assert_eq!((embedding.ty, embedding.data.len()), (DenseType::F16, 2 * vocabulary * hidden));
+            if gguf.tensor("token_embd.weight").unwrap().dtype.is_ternary_blocks() {
+                gguf.grouped_ternary("token_embd.weight", vocabulary, hidden).unwrap();
+            } else {
+                let embedding = gguf.dense("token_embd.weight", vocabulary, hidden).unwrap();
+                assert_eq!((embedding.ty, embedding.data.len()), (DenseType::F16, 2 * vocabulary * hidden));
+            }
             gguf.vector("output_norm.weight", hidden).unwrap();
         }
     }
-    assert!(models >= 7 && files >= 6, "{models} models, {files} GGUF files");
+    assert!(models >= 14 && files >= 13, "{models} models, {files} GGUF files");
 }
 
 /// The rows of `matrix`, with those of each head in half-split order again where llama.cpp interleaved them.
