@@ -33,8 +33,15 @@ pub(super) struct CpuHead {
 enum Matrix {
     /// As the file has it, with its int8 copy.
     Dense { weight: DenseTensor, copy: Option<Int8Rows> },
-    /// Ternary; all logits are computed, which reads less than a quarter of what an int8 copy takes.
-    Ternary { kernels: Kernels, weight: GroupedMatrix, input: GroupedActivations },
+    /// Ternary; all logits are computed, which reads less than a third of what an int8 copy takes.
+    Ternary(Box<TernaryHead>),
+}
+
+/// A ternary vocabulary matrix, its kernels and its rounded input.
+struct TernaryHead {
+    kernels: Kernels,
+    weight: GroupedMatrix,
+    input: GroupedActivations,
 }
 
 impl Matrix {
@@ -42,7 +49,7 @@ impl Matrix {
     fn copy(&self) -> Option<&Int8Rows> {
         match self {
             Matrix::Dense { copy, .. } => copy.as_ref(),
-            Matrix::Ternary { .. } => None,
+            Matrix::Ternary(_) => None,
         }
     }
 
@@ -50,7 +57,8 @@ impl Matrix {
     fn logits(&mut self, pool: &Pool, isa: Isa, x: &[f32], scratch: &mut AlignedBuf<f32>, out: &mut [f32]) {
         match self {
             Matrix::Dense { weight, .. } => dense::logits(pool, isa, weight.matrix(), x, scratch, out),
-            Matrix::Ternary { kernels, weight, input } => {
+            Matrix::Ternary(head) => {
+                let TernaryHead { kernels, weight, input } = &mut **head;
                 let rounding = Rounding { group: weight.group(), precision: Precision::Float };
                 input.quantize(pool, kernels, x, weight.cols(), rounding, None);
                 grouped::linear(pool, kernels, input, &mut [GroupedJob { weight, out, add: false }]);
@@ -75,7 +83,8 @@ impl CpuHead {
             Vocabulary::Ternary(tensor) => {
                 let (rows, group) = (tensor.rows(), tensor.group().min(Graph::MAX_GROUP));
                 let weight = tensor.pack(group, Readers { pool, before: 0, all: rows }, None)?;
-                Matrix::Ternary { kernels: grouped_kernels(kernels), weight, input: GroupedActivations::default() }
+                let (kernels, input) = (grouped_kernels(kernels), GroupedActivations::default());
+                Matrix::Ternary(Box::new(TernaryHead { kernels, weight, input }))
             }
             Vocabulary::Dense(weight) => {
                 let copy = match kind == HeadKind::Int8 && Int8Rows::suits(weight.ty) {
@@ -182,7 +191,7 @@ impl CpuHead {
     pub(super) fn bytes_read(&self) -> u64 {
         let bytes = match &self.matrix {
             Matrix::Dense { weight, copy } => copy.as_ref().map_or(weight.data.len(), Int8Rows::bytes),
-            Matrix::Ternary { weight, .. } => weight.bytes(),
+            Matrix::Ternary(head) => head.weight.bytes(),
         };
         bytes as u64
     }
