@@ -7,7 +7,7 @@ use super::ConvertOptions;
 use super::plan::{architecture, has_rotary_order, rotary_order};
 use crate::engine::{Error, default_sampling, load_tokenizer};
 use crate::format::metadata::{EXACT_SCALE_NAMES, EXACT_SCALES};
-use crate::format::{ALIGNMENT_KEY, Description, Encoding, FormatError, Metadata, Value};
+use crate::format::{ALIGNMENT_KEY, Description, Encoding, FormatError, Metadata, OWN_TYPE_KEYS, Value};
 use crate::graph::{Graph, RowOrder};
 use crate::model::{ACTIVATIONS, ActivationKind, HALF_SPLIT, LLAMA3_ROPE, Names, Part, Scales};
 
@@ -21,7 +21,9 @@ pub(super) fn of(graph: &Graph, options: ConvertOptions) -> Result<Metadata, Err
     let mut metadata = match graph.checkpoint().description() {
         Description::Gguf { metadata, .. } => {
             let mut metadata = metadata.clone();
-            metadata.entries.retain(|key, _| !STORAGE.contains(&key.as_str()) && !key.starts_with("split."));
+            let is_storage =
+                |key: &str| STORAGE.contains(&key) || OWN_TYPE_KEYS.contains(&key) || key.starts_with("split.");
+            metadata.entries.retain(|key, _| !is_storage(key));
             metadata
         }
         Description::HuggingFace { .. } => from_hugging_face(graph)?,

@@ -54,6 +54,8 @@ pub(super) fn open_grouped(site: &Site, data: TensorData, float: Float) -> Resul
     let length = site.elements().and_then(|elements| elements.checked_mul(float.width()));
     site.check_length(float.dtype(), &data, length)?;
     let width = site.cols;
+    // Rows without columns cost no bytes, so there may be any number of them.
+    let rows = if width == 0 { 0 } else { site.rows };
     let magnitudes = move |data: &[u8], row: usize| {
         let mut values = vec![0.0; width];
         float.to_f32(&data[row * width * float.width()..], &mut values);
@@ -63,7 +65,7 @@ pub(super) fn open_grouped(site: &Site, data: TensorData, float: Float) -> Resul
     let scale_of = |values: &[f32]| values.iter().copied().find(|&value| value != 0.0);
     let mut offending = None;
     for cols in GROUPS {
-        offending = (0..site.rows).into_par_iter().find_map_first(|row| {
+        offending = (0..rows).into_par_iter().find_map_first(|row| {
             magnitudes(&data, row).chunks(cols).enumerate().find_map(|(group, values)| {
                 let scale = scale_of(values)?;
                 // What is not a number is no scale, and differs from every other.

@@ -14,13 +14,6 @@ pub(super) const TILES_TAIL: u64 = 64;
 /// The GGUF type number of TL2 in bitnet.cpp, which is that of MXFP4 elsewhere.
 pub(super) const GGUF_TL2: u32 = 39;
 
-/// GGUF type numbers of Sterna's own: `ST` in the upper half, the columns of a tile in the lower.
-const GGUF_T16: u32 = 0x5354_0010;
-const GGUF_T16X5: u32 = 0x5354_0014;
-/// With scales of groups: their columns in the third byte.
-const GGUF_T16_G64: u32 = 0x5354_4010;
-const GGUF_T16_G128: u32 = 0x5354_8010;
-
 /// Columns that share a scale in a tensor of Sterna's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Group {
@@ -164,17 +157,13 @@ impl DType {
             42 => DType::Q2_0,
             142 => DType::Pq2_0,
             143 => DType::Ptq1_0,
-            GGUF_T16 => DType::T16,
-            GGUF_T16X5 => DType::T16x5,
-            GGUF_T16_G64 => DType::T16Grouped(Group::G64),
-            GGUF_T16_G128 => DType::T16Grouped(Group::G128),
             other => DType::Unknown(other),
         }
     }
 
-    /// The GGUF type number, for the types that can be written.
+    /// The GGUF type number, for the types that can be written. Sterna's own have none: see `own_types`.
     pub(super) fn gguf_id(self) -> Option<u32> {
-        (0..256).chain([GGUF_T16, GGUF_T16X5, GGUF_T16_G64, GGUF_T16_G128]).find(|&id| DType::from_gguf(id) == self)
+        (0..256).find(|&id| DType::from_gguf(id) == self)
     }
 
     /// The type of a safetensors type name, or `None` for a name that the format does not define.

@@ -10,7 +10,7 @@ use std::path::Path;
 use super::checkpoint::TensorInfo;
 use super::dtype::{DType, GGUF_TL2};
 use super::metadata::{Metadata, Value};
-use super::{FormatError, tensor_list, tl};
+use super::{FormatError, own_types, tensor_list, tl};
 
 /// The first four bytes of a GGUF file.
 pub(super) const MAGIC: &[u8; 4] = b"GGUF";
@@ -96,6 +96,7 @@ pub(super) fn read(file: &Path, bytes: &[u8]) -> Result<Header, FormatError> {
     let header_end = reader.position as u64;
     let data_start = header_end.next_multiple_of(alignment);
     place(file, &mut tensors, data_start, alignment, bytes.len() as u64)?;
+    own_types::restore(file, &metadata, &mut tensors)?;
     Ok(Header { version, metadata, tensors })
 }
 

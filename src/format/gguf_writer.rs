@@ -10,10 +10,10 @@ use std::sync::mpsc::sync_channel;
 
 use rayon::prelude::*;
 
-use super::FormatError;
 use super::dtype::DType;
 use super::gguf::{ALIGNMENT_KEY, MAGIC};
 use super::metadata::{Metadata, Value};
+use super::{FormatError, own_types};
 
 /// The version that is written.
 pub(super) const VERSION: u32 = 3;
@@ -42,8 +42,13 @@ impl TensorPlan {
     /// Its length in bytes, if the type can be written and its rows are whole blocks.
     pub(crate) fn nbytes(&self) -> Option<u64> {
         let elements = self.shape.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim as u64))?;
-        self.dtype.gguf_id()?;
+        self.stored_as().gguf_id()?;
         self.dtype.bytes(elements, *self.shape.last()? as u64)
+    }
+
+    /// The type that the record of the tensor has.
+    fn stored_as(&self) -> DType {
+        if own_types::is_own(self.dtype) { DType::I8 } else { self.dtype }
     }
 }
 
@@ -86,24 +91,30 @@ impl GgufWriter {
                 return Err(FormatError::header(path, ALIGNMENT_KEY, reason));
             }
         };
+        let own_types = own_types::describe(tensors);
         let mut header = Vec::new();
         header.extend(MAGIC);
         header.extend(VERSION.to_le_bytes());
         header.extend((tensors.len() as u64).to_le_bytes());
-        header.extend((metadata.entries.len() as u64).to_le_bytes());
-        for (key, value) in &metadata.entries {
+        header.extend(((metadata.entries.len() + own_types.len()) as u64).to_le_bytes());
+        let entries = metadata.entries.iter().map(|(key, value)| (key.as_str(), value));
+        for (key, value) in entries.chain(own_types.iter().map(|(key, value)| (*key, value))) {
             put_string(&mut header, key);
             put_value(&mut header, value);
         }
         let (mut offset, mut planned) = (0, Vec::with_capacity(tensors.len()));
         for tensor in tensors {
-            let (Some(nbytes), Some(id)) = (tensor.nbytes(), tensor.dtype.gguf_id()) else {
+            let (Some(nbytes), Some(id)) = (tensor.nbytes(), tensor.stored_as().gguf_id()) else {
                 let reason = format!("a tensor of shape {:?} cannot be stored as {}", tensor.shape, tensor.dtype);
                 return Err(FormatError::header(path, format_args!("tensor `{}`", tensor.name), reason));
             };
             put_string(&mut header, &tensor.name);
-            header.extend((tensor.shape.len() as u32).to_le_bytes());
-            tensor.shape.iter().rev().for_each(|&dim| header.extend((dim as u64).to_le_bytes()));
+            let dimensions = match own_types::is_own(tensor.dtype) {
+                true => vec![nbytes],
+                false => tensor.shape.iter().rev().map(|&dim| dim as u64).collect(),
+            };
+            header.extend((dimensions.len() as u32).to_le_bytes());
+            dimensions.iter().for_each(|dim| header.extend(dim.to_le_bytes()));
             header.extend(id.to_le_bytes());
             header.extend(u64::to_le_bytes(offset));
             offset += nbytes.next_multiple_of(alignment);

@@ -52,8 +52,10 @@ impl Groups {
     /// The one scale of a matrix all of whose groups have the same; groups of zeros may have the scale zero.
     pub(super) fn single(&self, site: &Site) -> Result<f32, FormatError> {
         let pieces = site.cols.div_ceil(self.cols);
+        // Rows without columns cost no bytes, so there may be any number of them.
+        let rows = if pieces == 0 { 0 } else { site.rows };
         let find = |of: &(dyn Fn(f32) -> bool + Sync)| {
-            (0..site.rows).into_par_iter().find_map_first(|row| {
+            (0..rows).into_par_iter().find_map_first(|row| {
                 // Rows have few groups; the vector is nothing beside reading them.
                 let mut scales = vec![0.0; pieces];
                 (self.read)(row, &mut scales);
@@ -77,7 +79,8 @@ impl Groups {
     /// is often stored in blocks of 64.
     pub(super) fn merged(self, site: &Site) -> Groups {
         let pieces = site.cols.div_ceil(self.cols);
-        let pairs = (0..site.rows).into_par_iter().all(|row| {
+        let rows = if pieces == 0 { 0 } else { site.rows };
+        let pairs = (0..rows).into_par_iter().all(|row| {
             let mut scales = vec![0.0; pieces];
             (self.read)(row, &mut scales);
             scales.chunks(2).all(|pair| pair[0] == pair[pair.len() - 1])

@@ -11,7 +11,7 @@
 //! | float master weights of a BitNet, ternarized at load | `absmean` |
 //! | I2_S, TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0 of GGUF | `i2_s`, `tq1_0`, `tq2_0`, `q2_0` |
 //! | TL1, TL2 of bitnet.cpp | `tl1`, `tl2`, cut as `kernel_config` says |
-//! | T16, T16x5: the kernels' own layouts in a GGUF file | `tiles`, with scales of groups `grouped_tiles` |
+//! | T16, T16x5: the kernels' own layouts in a GGUF file | `tiles`, with scales of groups `grouped_tiles`; how they are named `own_types` |
 //! | floats that are ternary already | `dense_ternary` |
 //! | embedding and head: floats, Q8_0, Q6_K, Q5_0, Q4_0 | `dense` |
 //!
@@ -36,6 +36,7 @@ mod huggingface;
 mod i2_s;
 mod kernel_config;
 pub mod metadata;
+mod own_types;
 mod q2_0;
 mod safetensors;
 mod storage;
@@ -60,5 +61,6 @@ pub use grouped::GroupedTensor;
 pub use i2_s::I2sLayout;
 pub use kernel_config::KernelConfig;
 pub use metadata::{Metadata, Value};
+pub(crate) use own_types::OWN_TYPE_KEYS;
 pub use storage::TensorData;
 pub use ternary::TernaryTensor;

@@ -9,7 +9,7 @@ use sterna::format::{Checkpoint, FormatError};
 
 use crate::builders::{
     Gguf, array_value, exercise, f16_bytes, f32_bytes, folder, gguf_string, gguf_tensor, open_folder, open_gguf,
-    raw_value, safetensors, safetensors_of, strings_value, u32_value,
+    own_tensor, raw_value, safetensors, safetensors_of, strings_value, u32_value,
 };
 use crate::common::fixture;
 
@@ -42,14 +42,22 @@ fn small() -> Gguf {
 
 #[test]
 fn tensors_of_tiles_are_checked() {
-    for (kind, name) in [(0x5354_0010, "T16"), (0x5354_0014, "T16x5")] {
-        let tensor = |dims: &[u64], len: usize| Gguf::of(vec![gguf_tensor("w", dims, kind, &vec![0x55; len])]);
-        refused(&tensor(&[0, 4], 64), &format!("is not possible for type {name}"));
-        refused(&tensor(&[16, 16], 64), "tensor `w` at offset");
-        refused(&tensor(&[1 << 31, 1 << 31], 64), "where the file has 64");
-        refused(&tensor(&[1 << 33, 1 << 33], 64), "its dimensions overflow");
+    for kind in ["T16", "T16x5"] {
+        let tensor = |rows, cols, len: usize| Gguf::of_own("w", kind, rows, cols, &vec![0x55; len]);
+        for (rows, cols) in [(4, 0), (16, 16), (-1, 16), (1 << 31, 1 << 31), (1 << 33, 1 << 33)] {
+            refused(&tensor(rows, cols, 64), "tensor `w` of `sterna.tensors.names`");
+        }
+        refused(&Gguf::of_own("w", "T17", 16, 16, &[0x55; 128]), "the type \"T17\" is unknown");
+        let mut file = tensor(16, 16, 128);
+        file.pairs[1].1 = strings_value(&[b"v"]);
+        refused(&file, "there is no such tensor");
+        file.pairs[1].1 = strings_value(&[b"w", b"w"]);
+        refused(&file, "1 types and 2 dimensions for 2 names");
+        let mut file = tensor(16, 16, 128);
+        (file.tensors[0].kind, file.tensors[0].dims) = (1, vec![64]);
+        refused(&file, "128 bytes of F16 are no matrix of 16 x 16");
         // The codes are zeros, and so is the scale if the tail is.
-        let mut file = tensor(&[16, 16], 128);
+        let mut file = tensor(16, 16, 128);
         file.tensors[0].data[64..].fill(0);
         let error = open_gguf(&file.build()).unwrap().ternary("w", 16, 16).unwrap_err().to_string();
         assert!(error.contains("the scale of tensor `w` is 0"), "{error}");
@@ -361,6 +369,7 @@ fn files_cut_short_are_refused() {
 
 /// A GGUF file with a tensor of every type that is read.
 fn all_types() -> Vec<u8> {
+    let (t16, keys) = own_tensor("t16", "T16", 16, 16, &[&[0x55; 64][..], &f32_bytes(&[1.0; 16])].concat());
     let tensors = vec![
         gguf_tensor("f32", &[4, 2], 0, &f32_bytes(&[0.5; 8])),
         gguf_tensor("f16", &[4, 2], 1, &f16_bytes(&[0.5; 8])),
@@ -371,13 +380,17 @@ fn all_types() -> Vec<u8> {
         gguf_tensor("tq1_0", &[256, 1], 34, &[1; 54]),
         gguf_tensor("tq2_0", &[256, 1], 35, &[1; 66]),
         gguf_tensor("i2_s", &[64, 2], 36, &[&[0; 32][..], &f32_bytes(&[1.0; 8])].concat()),
-        gguf_tensor("t16", &[16, 16], 0x5354_0010, &[&[0x55; 64][..], &f32_bytes(&[1.0; 16])].concat()),
+        gguf_tensor("q2_0", &[64, 1], 42, &[0x15; 18]),
+        gguf_tensor("pq2_0", &[128, 1], 142, &[0x15; 34]),
+        gguf_tensor("ptq1_0", &[128, 1], 143, &[1; 28]),
+        t16,
         gguf_tensor("tl1", &[1536, 1], 38, &[0; 384]),
         gguf_tensor("tl1_scale", &[], 0, &f32_bytes(&[1.0])),
         gguf_tensor("tl2", &[256, 1], 39, &[0; 64]),
         gguf_tensor("tl2_scale", &[], 0, &f32_bytes(&[1.0])),
     ];
-    Gguf::of(tensors).with("tokens", strings_value(&[b"a", b"bc"])).with("ints", array_value(5, 2, &[0; 8])).build()
+    let file = Gguf::of(tensors).with("tokens", strings_value(&[b"a", b"bc"])).with("ints", array_value(5, 2, &[0; 8]));
+    keys.into_iter().fold(file, |file, (key, value)| file.with(key, value)).build()
 }
 
 proptest! {

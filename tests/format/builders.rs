@@ -52,6 +52,23 @@ pub fn gguf_tensor(name: &str, dims: &[u64], kind: u32, data: &[u8]) -> GgufTens
     GgufTensor { name: name.into(), dims: dims.to_vec(), kind, data: data.to_vec(), offset: None }
 }
 
+/// A tensor in a layout of the kernels, which is bytes to others, and the keys that say what it is.
+pub fn own_tensor(
+    name: &str,
+    kind: &str,
+    rows: i64,
+    cols: i64,
+    data: &[u8],
+) -> (GgufTensor, [(&'static str, Encoded); 3]) {
+    let shape: Vec<u8> = [rows, cols].iter().flat_map(|dim| dim.to_le_bytes()).collect();
+    let keys = [
+        ("sterna.tensors.names", strings_value(&[name.as_bytes()])),
+        ("sterna.tensors.types", strings_value(&[kind.as_bytes()])),
+        ("sterna.tensors.shapes", array_value(11, 2, &shape)),
+    ];
+    (gguf_tensor(name, &[data.len() as u64], 24, data), keys)
+}
+
 /// A GGUF file. Fields of `None` are as they should be.
 #[derive(Default)]
 pub struct Gguf {
@@ -73,6 +90,12 @@ impl Gguf {
     pub fn with(mut self, key: &str, value: Encoded) -> Gguf {
         self.pairs.push((key.into(), value));
         self
+    }
+
+    /// A file of an [`own_tensor`].
+    pub fn of_own(name: &str, kind: &str, rows: i64, cols: i64, data: &[u8]) -> Gguf {
+        let (tensor, keys) = own_tensor(name, kind, rows, cols, data);
+        keys.into_iter().fold(Gguf::of(vec![tensor]), |file, (key, value)| file.with(key, value))
     }
 
     /// The bytes of the file.
@@ -168,6 +191,11 @@ pub fn exercise(checkpoint: &Checkpoint) {
                         let mut out = vec![0; cols];
                         (0..some).for_each(|row| drop(matrix.read_row(row, &mut out)));
                     }
+                }
+                if let Ok(matrix) = checkpoint.grouped_ternary(&tensor.name, rows, cols) {
+                    let group = matrix.group();
+                    let (mut out, mut scales) = (vec![0; cols], vec![0.0; cols.div_ceil(group)]);
+                    (0..some).for_each(|row| drop(matrix.read_row(row, group, &mut out, &mut scales)));
                 }
             }
             _ => {}

@@ -209,9 +209,7 @@ fn encoders_write_what_others_wrote() {
 #[test]
 fn tiles_are_read_where_they_are_or_row_by_row() {
     let Vectors { ternary, scale, .. } = vectors("i2_s");
-    for (encoding, kind, layout) in
-        [(Encoding::T16, 0x5354_0010, Layout::T16), (Encoding::T16x5, 0x5354_0014, Layout::T16x5)]
-    {
+    for (encoding, kind, layout) in [(Encoding::T16, "T16", Layout::T16), (Encoding::T16x5, "T16x5", Layout::T16x5)] {
         for (rows, cols) in [(ROWS, COLS), (17, 59)] {
             let ternary: Vec<i8> = ternary.iter().copied().take(rows * cols).collect();
             let mut bytes = Vec::new();
@@ -221,9 +219,8 @@ fn tiles_are_read_where_they_are_or_row_by_row() {
             // The tensor begins at a multiple of 64, or 32 bytes behind one, behind a key of another length.
             let open = |bytes: &[u8]| {
                 ["", "a value of thirty-two characters"].map(|text| {
-                    let tensor = gguf_tensor("w.weight", &[cols as u64, rows as u64], kind, bytes);
-                    let file = Gguf::of(vec![tensor]).with("pad", raw_value(8, &gguf_string(text.as_bytes())));
-                    open_gguf(&file.build()).unwrap()
+                    let file = Gguf::of_own("w.weight", kind, rows as i64, cols as i64, bytes);
+                    open_gguf(&file.with("pad", raw_value(8, &gguf_string(text.as_bytes()))).build()).unwrap()
                 })
             };
             let mut in_place = 0;
