@@ -38,7 +38,7 @@ fn convert(source: &Path, out: &Path, encoding: Encoding, head: Option<DenseEnco
 }
 
 fn open(path: &Path, layout: Option<Layout>) -> Model {
-    Model::open(path, &OpenOptions { layout, kv: KvType::F32, ..OpenOptions::default() }).unwrap()
+    Model::open(path, &OpenOptions { layout, mmap: Some(true), kv: KvType::F32, ..OpenOptions::default() }).unwrap()
 }
 
 /// The logits of some tokens.
@@ -76,7 +76,7 @@ fn every_encoding_and_the_way_back_give_the_same_bits() {
             let written = open(&out, None);
             assert!(bits(&logits(&written)) == want, "{name} {encoding:?}");
             assert_eq!(greedy(&written), text, "{name} {encoding:?}");
-            let options = OpenOptions { no_mmap: true, kv: KvType::F32, ..OpenOptions::default() };
+            let options = OpenOptions { mmap: Some(false), kv: KvType::F32, ..OpenOptions::default() };
             let copied = Model::open(&out, &options).unwrap();
             assert!(bits(&logits(&copied)) == want && greedy(&copied) == text, "{name} {encoding:?}, copied");
             assert_eq!(written.config().rope_theta, model.config().rope_theta);
@@ -108,8 +108,8 @@ fn scales_of_groups_survive_and_are_refused_where_there_is_one_for_all() {
         for (step, encoding) in [Encoding::T16, Encoding::Q2_0, Encoding::T16].into_iter().enumerate() {
             let out = folder.path().join(format!("{number}-{step}.gguf"));
             convert(&before, &out, encoding, None).unwrap();
-            for no_mmap in [false, true] {
-                let options = OpenOptions { no_mmap, kv: KvType::F32, ..OpenOptions::default() };
+            for mmap in [true, false] {
+                let options = OpenOptions { mmap: Some(mmap), kv: KvType::F32, ..OpenOptions::default() };
                 let written = Model::open(&out, &options).unwrap();
                 assert_eq!(written.config().activations, ActivationKind::Float);
                 assert!(bits(&logits(&written)) == want, "{} {encoding:?}", source.display());

@@ -90,7 +90,7 @@ pub fn open_options(options: &Options, spec: &Spec) -> OpenOptions {
         tuning: options.tuning,
         kv: spec.kv,
         context: Some(options.context()),
-        no_mmap: options.no_mmap,
+        mmap: options.mmap,
         device: options.device.clone(),
         placement: options.placement.clone(),
         tuning_file: options.tuning_file.clone(),

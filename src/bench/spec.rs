@@ -107,8 +107,8 @@ pub struct Options {
     pub tuning: Tuning,
     /// Number types of the cache.
     pub kvs: Vec<KvType>,
-    /// Copies weights instead of reading them where a file is mapped; see [`crate::OpenOptions::no_mmap`].
-    pub no_mmap: bool,
+    /// Whether weights are read where a file is mapped; see [`crate::OpenOptions::mmap`].
+    pub mmap: Option<bool>,
     /// The device.
     pub device: Device,
     /// Which backend serves which layer, instead of one device; see [`crate::OpenOptions::placement`].

@@ -15,7 +15,7 @@ use sterna::{Isa, Layout};
 
 #[cfg(feature = "gpu")]
 use super::common::GpuArgs;
-use super::common::{self, KvArg, TuningArgs};
+use super::common::{self, KvArg, MmapArgs, TuningArgs};
 use super::synth;
 use super::{compare, explain};
 
@@ -67,9 +67,8 @@ pub(super) struct Args {
     #[arg(long, value_enum, value_delimiter = ',', default_value = "f16")]
     kv: Vec<KvArg>,
 
-    /// Copy weights to memory that could be read where the file is mapped
-    #[arg(long)]
-    no_mmap: bool,
+    #[command(flatten)]
+    mmap: MmapArgs,
 
     /// The device: cpu, gpu, gpu=NUMBER, gpu=NAME, software or auto
     #[arg(long, default_value = "cpu")]
@@ -199,7 +198,7 @@ fn options(args: Args) -> anyhow::Result<Options> {
         preferred_layout: tuned.as_ref().and_then(Tuned::layout),
         tuning: args.tuning.over(tuned.as_ref()),
         kvs: args.kv.into_iter().map(KvArg::kind).collect(),
-        no_mmap: args.no_mmap,
+        mmap: args.mmap.choice(),
         device: args.device,
         placement: args.placement,
         tuning_file: common::tuning_file(),

@@ -19,6 +19,27 @@ use sterna::plan::Workload;
 use sterna::tune::Tuned;
 use sterna::{GenerateOptions, HeadKind, Isa, KvType, Layout, Method, Model, OpenOptions, Sampling, Timings, Tuning};
 
+/// Where weights are read that a file has as the kernels read them (files of `sterna convert`).
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Machine")]
+pub(super) struct MmapArgs {
+    /// Read the weights of a converted file where it is mapped: they take no memory of their own [default: if they take more
+    /// than half of the free memory]
+    #[arg(long, conflicts_with = "no_mmap")]
+    mmap: bool,
+
+    /// Copy the weights of a converted file to memory, whose pages are read faster
+    #[arg(long)]
+    no_mmap: bool,
+}
+
+impl MmapArgs {
+    /// What was said.
+    pub(super) fn choice(&self) -> Option<bool> {
+        (self.mmap || self.no_mmap).then_some(self.mmap)
+    }
+}
+
 /// How a model is opened.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Machine")]
@@ -31,10 +52,8 @@ pub(super) struct ModelArgs {
     #[arg(long)]
     pin: bool,
 
-    /// Copy weights to memory that could be read where the file is mapped (files of `sterna convert`): opening takes longer,
-    /// then answers come faster
-    #[arg(long)]
-    no_mmap: bool,
+    #[command(flatten)]
+    mmap: MmapArgs,
 
     /// What the inputs of ternary matrices are rounded to: int8 as BitNet models are trained, float (24 bits) as models are
     /// of which only the weights were quantized [default: what the file says]
@@ -298,7 +317,7 @@ impl ModelArgs {
             kernel_config: files.kernel_config,
             threads: self.threads.map(usize::from).or(tuned.map(|tuned| tuned.threads)),
             pin: self.pin,
-            no_mmap: self.no_mmap,
+            mmap: self.mmap.choice(),
             activations: self.activations.map(ActivationsArg::kind),
             isa: Some(isa),
             layout: self.layout.or(self.kernel.layout(isa)),

@@ -9,7 +9,7 @@ use sterna_cpu::{Isa, Kernels, Layout, Tuning};
 use super::{Engine, Error, GenerateOptions, Generation, Sampling, SequenceId, Work, devices};
 #[cfg(feature = "gpu")]
 use crate::backend::gpu::GpuOptions;
-use crate::backend::{Device, HeadKind, KvOptions, LogitsFor, Progress};
+use crate::backend::{Device, HeadKind, KvOptions, LogitsFor, Progress, free_memory};
 use crate::format::{self, Checkpoint, Description, I2sLayout, KernelConfig, Metadata};
 use crate::graph::planner::Workload;
 use crate::graph::{Graph, Output};
@@ -24,9 +24,9 @@ pub struct OpenOptions {
     pub threads: Option<usize>,
     /// Keeps each thread on a core of its own.
     pub pin: bool,
-    /// Copies weights that a file has as the kernels read them to memory, instead of reading them where the file is mapped:
-    /// opening takes longer, and the pages of memory are read faster.
-    pub no_mmap: bool,
+    /// Whether weights that a file has as the kernels read them stay there (`true`), or are copied to memory, whose pages are
+    /// read faster; `None`: they are copied if they take at most half of the free memory.
+    pub mmap: Option<bool>,
     /// What the inputs of ternary matrices are rounded to; `None` for what the model was trained with, as far as the file tells.
     pub activations: Option<ActivationKind>,
     /// The order of weights in I2_S tensors of a GGUF file.
@@ -82,7 +82,7 @@ impl Default for OpenOptions {
         OpenOptions {
             threads: None,
             pin: false,
-            no_mmap: false,
+            mmap: None,
             activations: None,
             i2s_layout: I2sLayout::default(),
             kernel_config: KernelConfig::default(),
@@ -119,7 +119,11 @@ impl OpenOptions {
         format::OpenOptions {
             i2s_layout: self.i2s_layout,
             kernel_config: self.kernel_config.clone(),
-            copy: self.no_mmap,
+            copy_up_to: match self.mmap {
+                Some(true) => 0,
+                Some(false) => u64::MAX,
+                None => free_memory().unwrap_or(0) / 2,
+            },
         }
     }
 

@@ -18,7 +18,7 @@ use super::kernel_config::KernelConfig;
 use super::metadata::Metadata;
 use super::storage::{Storage, TensorData};
 use super::ternary::{self, TernaryTensor};
-use super::{FormatError, TensorPlan, gguf, gguf_writer, huggingface, tensor_list};
+use super::{FormatError, TensorPlan, gguf, gguf_writer, huggingface, own_types, tensor_list};
 
 /// What a tensor is, without its contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,8 +70,9 @@ pub struct OpenOptions {
     pub i2s_layout: I2sLayout,
     /// How the matrices of TL1 and TL2 tensors are cut.
     pub kernel_config: KernelConfig,
-    /// Matrices that could be read where the file is mapped are copied to memory, as far as the CPU multiplies them.
-    pub copy: bool,
+    /// Matrices that could be read where the file is mapped are copied to memory, as far as the CPU multiplies them, if all of
+    /// them together take at most so many bytes.
+    pub copy_up_to: u64,
 }
 
 /// A checkpoint, open for reading. To share it, put it in an [`Arc`]; what it hands out does not borrow from it.
@@ -84,6 +85,8 @@ pub struct Checkpoint {
     /// Indices of `tensors`, sorted by name.
     by_name: Vec<usize>,
     side_files: Option<huggingface::Files>,
+    /// Whether what could be read in the file is copied.
+    copies: bool,
 }
 
 impl Checkpoint {
@@ -195,7 +198,9 @@ impl Checkpoint {
             FormatError::Duplicate { file: sources[*source].path.to_path_buf(), kind: "tensor", name: name.clone() }
         })?;
         tracing::debug!(path = %path.display(), tensors = tensors.len(), files = sources.len(), "opened checkpoint");
-        Ok(Checkpoint { path: path.to_path_buf(), options, description, sources, tensors, by_name, side_files })
+        let own_bytes: u64 = tensors.iter().filter(|t| own_types::is_own(t.dtype)).map(|t| t.nbytes).sum();
+        let (path, copies) = (path.to_path_buf(), own_bytes > 0 && own_bytes <= options.copy_up_to);
+        Ok(Checkpoint { path, options, description, sources, tensors, by_name, side_files, copies })
     }
 
     /// The path that was opened.
@@ -211,6 +216,11 @@ impl Checkpoint {
     /// The options it was opened with.
     pub fn options(&self) -> &OpenOptions {
         &self.options
+    }
+
+    /// Whether matrices that could be read where the file is mapped are to be copied to memory.
+    pub fn copies(&self) -> bool {
+        self.copies
     }
 
     /// The contents of a side file of a Hugging Face directory, such as `tokenizer.json`; `None` if there is no such

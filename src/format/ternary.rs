@@ -230,7 +230,7 @@ pub(super) fn open_grouped(
         Scales::Groups(groups) => groups,
     };
     let factor = factor(&site, checkpoint, info)?;
-    Ok(GroupedTensor::new(site, decoder, groups, factor, checkpoint.options().copy))
+    Ok(GroupedTensor::new(site, decoder, groups, factor, checkpoint.copies()))
 }
 
 /// The decoder of `info` and the scales that its encoding holds. Floats may have `grouped` scales if that is asked for.

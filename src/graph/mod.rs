@@ -243,7 +243,7 @@ impl Graph {
             && let Some(weight) = source.in_place(layout)
         {
             let scale = source.scale();
-            if !self.checkpoint.options().copy {
+            if !self.checkpoint.copies() {
                 return Ok(Linear { weight, scale });
             }
             let weight = weight.copied_near(readers);

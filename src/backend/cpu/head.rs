@@ -90,7 +90,7 @@ impl CpuHead {
                 let copy = match kind == HeadKind::Int8 && Int8Rows::suits(weight.ty) {
                     false => None,
                     true => Some(match graph.head_copy()? {
-                        Some(copy) if graph.checkpoint().options().copy => copy.copied(pool),
+                        Some(copy) if graph.checkpoint().copies() => copy.copied(pool),
                         Some(copy) => copy,
                         None => Int8Rows::pack(pool, isa, weight.matrix(), |range| weight.data.release(range)),
                     }),
