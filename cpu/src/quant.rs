@@ -115,10 +115,13 @@ impl Activations {
     /// Makes `tokens` rows of `cols`, in one parallel region, for products by `kernels`. `row` is given the number of a
     /// token and its int8 values to fill in; it returns their scale and their sum, as [`quantize_row`] does.
     pub fn fill(&mut self, pool: &Pool, kernels: &Kernels, tokens: usize, cols: usize, row: &FillRow<'_>) {
-        self.fill_together(pool, kernels, tokens, cols, 1, row);
+        self.fill_together(pool, kernels, tokens, cols, 1, &|token, q, scale, sum| {
+            (scale[0], sum[0]) = row(token, &mut q[..cols]);
+        });
     }
 
-    /// As [`Activations::fill`], where `together` rows belong together: one thread makes them, one after the other.
+    /// As [`Activations::fill`], for rows of which `together` are made at once. `rows` is given the number of the first one,
+    /// their int8 values, [`Activations::stride`] apart and zero behind the columns, their scales and their sums.
     pub(crate) fn fill_together(
         &mut self,
         pool: &Pool,
@@ -126,7 +129,7 @@ impl Activations {
         tokens: usize,
         cols: usize,
         together: usize,
-        row: &FillRow<'_>,
+        rows: &(dyn Fn(usize, &mut [i8], &mut [f32], &mut [i32]) + Sync),
     ) {
         self.resize(kernels, tokens, cols);
         let (stride, prepared) = (self.stride(), self.prepared);
@@ -142,18 +145,18 @@ impl Activations {
             Prepared::Squares => SQUARE_TOKENS,
             Prepared::Nothing | Prepared::Tables(..) => 1,
         };
-        let together = if unit.is_multiple_of(together) { unit } else { unit * together };
-        pool.run(tokens.div_ceil(together), &|task| {
-            let first = task * together;
-            let count = together.min(tokens - first);
+        let of_task = if unit.is_multiple_of(together) { unit } else { unit * together };
+        pool.run(tokens.div_ceil(of_task), &|task| {
+            let first = task * of_task;
+            let count = of_task.min(tokens - first);
             // SAFETY: each token belongs to one task.
             let (q, scale, sum) = unsafe {
                 (q.range(first * stride, count * stride), scale.range(first, count), sum.range(first, count))
             };
-            for (i, q) in q.chunks_exact_mut(stride).enumerate() {
-                let (q, padding) = q.split_at_mut(cols);
-                padding.fill(0);
-                (scale[i], sum[i]) = row(first + i, q);
+            q.chunks_exact_mut(stride).for_each(|row| row[cols..].fill(0));
+            let at_once = q.chunks_mut(together * stride).zip(scale.chunks_mut(together)).zip(sum.chunks_mut(together));
+            for (((q, scale), sum), row) in at_once.zip((first..).step_by(together)) {
+                rows(row, q, scale, sum);
             }
             match prepared {
                 Prepared::Nothing => {}

@@ -117,18 +117,16 @@ impl<'a> Conversion<'a> {
     ) -> Result<(), FormatError> {
         let source = self.graph.checkpoint().ternary(&spec.name, spec.rows, spec.cols)?;
         let (encoding, cols) = (self.options.encoding, spec.cols);
-        let part = |part: usize| {
-            let first = part * Encoding::ROWS;
-            let rows = Encoding::ROWS.min(spec.rows - first);
-            let mut weights = vec![0i8; rows * cols];
-            for (row, out) in (first..).zip(weights.chunks_exact_mut(cols)) {
+        let part = |rows: Range<usize>| {
+            let mut weights = vec![0i8; rows.len() * cols];
+            for (row, out) in rows.zip(weights.chunks_exact_mut(cols)) {
                 source.read_row(spec.order.source_row(order.kernel_row(row)), out)?;
             }
-            let mut bytes = Vec::with_capacity(rows * cols / 3);
+            let mut bytes = Vec::with_capacity(weights.len() / 3);
             encoding.encode(&weights, cols, source.scale(), &mut bytes);
             Ok(bytes)
         };
-        writer.write_parts(spec.rows.div_ceil(Encoding::ROWS), part, progress)?;
+        write_rows(writer, spec.rows, part, progress)?;
         let mut tail = Vec::new();
         encoding.finish(source.scale(), &mut tail);
         writer.write(&tail)?;
@@ -149,19 +147,17 @@ impl<'a> Conversion<'a> {
         // `plan::fitting` leaves encodings that have groups.
         let group = encoding.group().unwrap_or(cols);
         let pieces = cols.div_ceil(group);
-        let part = |part: usize| {
-            let first = part * Encoding::ROWS;
-            let rows = Encoding::ROWS.min(spec.rows - first);
-            let (mut weights, mut scales) = (vec![0i8; rows * cols], vec![0.0; rows * pieces]);
+        let part = |rows: Range<usize>| {
+            let (mut weights, mut scales) = (vec![0i8; rows.len() * cols], vec![0.0; rows.len() * pieces]);
             let out = weights.chunks_exact_mut(cols).zip(scales.chunks_exact_mut(pieces));
-            for (row, (values, scales)) in (first..).zip(out) {
+            for (row, (values, scales)) in rows.zip(out) {
                 source.read_row(spec.order.source_row(order.kernel_row(row)), group, values, scales)?;
             }
-            let mut bytes = Vec::with_capacity(rows * cols / 3);
+            let mut bytes = Vec::with_capacity(weights.len() / 3);
             encoding.encode_grouped(&weights, cols, &scales, &mut bytes);
             Ok(bytes)
         };
-        writer.write_parts(spec.rows.div_ceil(Encoding::ROWS), part, progress)?;
+        write_rows(writer, spec.rows, part, progress)?;
         self.graph.checkpoint().release(&spec.name);
         Ok(())
     }
@@ -252,6 +248,20 @@ impl<'a> Conversion<'a> {
         }
         Ok((ty, bytes))
     }
+}
+
+/// Writes the rows of a ternary matrix, as many at a time as can be encoded apart from others.
+fn write_rows(
+    writer: &mut GgufWriter,
+    rows: usize,
+    encoded: impl Fn(Range<usize>) -> Result<Vec<u8>, FormatError> + Sync,
+    progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<(), FormatError> {
+    let part = |part: usize| {
+        let first = part * Encoding::ROWS;
+        encoded(first..rows.min(first + Encoding::ROWS))
+    };
+    writer.write_parts(rows.div_ceil(Encoding::ROWS), part, progress)
 }
 
 /// The type that the dense matrix `name` has in the new file.

@@ -110,23 +110,20 @@ impl GroupedActivations {
         self.sum.resize(tokens * planes * pieces, 0);
         let (x, scale, sum) =
             (SharedSlice::new(&mut self.x), SharedSlice::new(&mut self.scale), SharedSlice::new(&mut self.sum));
-        self.planes.fill_together(pool, kernels, tokens * planes, padded, planes, &|plane_row, q| {
-            let (token, plane) = (plane_row / planes, plane_row % planes);
-            // SAFETY: the planes of a token belong to one task, which makes one after the other.
+        self.planes.fill_together(pool, kernels, tokens * planes, padded, planes, &|plane_row, q, _, _| {
+            let token = plane_row / planes;
+            // SAFETY: the planes of a token belong to one task.
             let (x, scale, sum) = unsafe {
                 (
                     x.range(token * padded, padded),
                     scale.range(token * pieces, pieces),
-                    sum.range(plane_row * pieces, pieces),
+                    sum.range(plane_row * pieces, planes * pieces),
                 )
             };
-            if plane == 0 {
-                let (x, padding) = x.split_at_mut(cols);
-                row(token, x);
-                padding.fill(0.0);
-            }
-            round_plane(kernels.isa(), x, group, precision, plane, scale, q, sum);
-            (1.0, 0)
+            let (values, padding) = x.split_at_mut(cols);
+            row(token, values);
+            padding.fill(0.0);
+            round_row(kernels.isa(), x, group, precision, scale, q, sum);
         });
     }
 
@@ -187,46 +184,49 @@ fn whole(bytes: impl Iterator<Item = i32>) -> i32 {
 }
 
 per_isa! {
-    /// Rounds a row to one of its planes of bytes, the upper ones first; fills in the sums of its groups and the scales.
-    fn round_plane(
+    /// Rounds a row to its planes of bytes, the upper ones first; fills in the scales of its groups and, plane by plane, the
+    /// sums of their bytes.
+    fn round_row(
         x: &[f32],
         group: usize,
         precision: Precision,
-        plane: usize,
         scales: &mut [f32],
         q: &mut [i8],
         sums: &mut [i32],
-    ) = round_plane_body;
+    ) = round_row_body;
 }
 
 #[inline(always)]
-fn round_plane_body<S: Lanes>(
+fn round_row_body<S: Lanes>(
     x: &[f32],
     group: usize,
     precision: Precision,
-    plane: usize,
     scales: &mut [f32],
     q: &mut [i8],
     sums: &mut [i32],
 ) {
-    let pieces = x.chunks_exact(group).zip(q.chunks_exact_mut(group));
-    for (((x, q), scale), sum) in pieces.zip(scales).zip(sums) {
+    let planes = precision.planes();
+    let (stride, pieces) = (q.len() / planes, scales.len());
+    for (piece, (x, scale)) in x.chunks_exact(group).zip(scales).enumerate() {
         let max = absmax(x);
         // Numbers beyond what can be rounded, and groups of nothing, count as zeros.
         let counts = max > 1e-30 && max < f32::INFINITY;
         let largest = precision.largest();
         let by = if counts { largest / max } else { 0.0 };
         *scale = if counts { max / largest } else { 0.0 };
-        let shift = 8 * (precision.planes() - 1 - plane) as u32;
-        let mut lanes = [0i32; 16];
-        for (x, q) in x.as_chunks::<16>().0.iter().zip(q.as_chunks_mut::<16>().0) {
-            for i in 0..16 {
-                let byte = byte(rounded_24(x[i] * by, largest), shift);
-                lanes[i] += byte;
-                q[i] = byte as i8;
+        for plane in 0..planes {
+            let shift = 8 * (planes - 1 - plane) as u32;
+            let q = &mut q[plane * stride + piece * group..][..group];
+            let mut lanes = [0i32; 16];
+            for (x, q) in x.as_chunks::<16>().0.iter().zip(q.as_chunks_mut::<16>().0) {
+                for i in 0..16 {
+                    let byte = byte(rounded_24(x[i] * by, largest), shift);
+                    lanes[i] += byte;
+                    q[i] = byte as i8;
+                }
             }
+            sums[plane * pieces + piece] = lanes.iter().sum();
         }
-        *sum = lanes.iter().sum();
     }
 }
 
