@@ -5,7 +5,7 @@ use sterna_cpu::attention::{AttentionScratch, attention};
 use sterna_cpu::kv::{KvLayer, KvSpan};
 use sterna_cpu::norm::{add_rms_norm, add_scaled, rms_norm};
 use sterna_cpu::rope::{HeadNorms, RopeRows};
-use sterna_cpu::{AlignedBuf, Kernels, Layout, Pool, for_each_row};
+use sterna_cpu::{AlignedBuf, Layout, Pool, for_each_row};
 
 use super::linears::{Engine, Inputs, Weights};
 use crate::backend::{BackendError, LinearEvent, Observer};
@@ -57,8 +57,7 @@ pub(super) struct Scratch {
 
 /// What a block needs to know of its surroundings in one pass.
 pub(super) struct BlockContext<'a> {
-    pub(super) kernels: &'a Kernels,
-    pub(super) pool: &'a Pool,
+    pub(super) engine: Engine<'a>,
     pub(super) config: &'a ModelConfig,
     /// Rotations of the tokens' positions.
     pub(super) rope: &'a RopeRows,
@@ -71,9 +70,36 @@ pub(super) struct BlockContext<'a> {
     pub(super) observer: Option<&'a mut (dyn Observer + 'static)>,
 }
 
+/// A product of [`BlockContext::project`]: its name for observers, the matrix, `[tokens, rows]`.
+type Job<'a> = (&'static str, &'a Weights, &'a mut [f32]);
+
 impl BlockContext<'_> {
-    fn engine(&self) -> Engine<'_> {
-        Engine { pool: self.pool, kernels: self.kernels }
+    /// Products of the hidden state `x` with matrices that share it, behind their common norm and those that they have of
+    /// their own, if any; without those, in one parallel region.
+    #[allow(clippy::too_many_arguments, reason = "the arguments of one step, and its buffers")]
+    fn project<const N: usize>(
+        &mut self,
+        block: usize,
+        x: &[f32],
+        (norm, own_norms): (&[f32], Option<&[Vec<f32>; N]>),
+        mut jobs: [Job<'_>; N],
+        next: &[&Weights],
+        inputs: &mut Inputs,
+        normed: &mut AlignedBuf<f32>,
+    ) {
+        if let Some(own_norms) = own_norms {
+            self.normalize(x, norm, normed);
+            for (own_norm, (name, weights, out)) in own_norms.iter().zip(jobs) {
+                self.quantize(normed, Some(own_norm), weights, inputs);
+                inputs.multiply(self.engine, [(weights, &mut *out)], false, &[]);
+                self.report(block, inputs, weights, &[(name, out)]);
+            }
+            return;
+        }
+        let first = jobs[0].1;
+        self.quantize(x, Some(norm), first, inputs);
+        inputs.multiply(self.engine, jobs.each_mut().map(|(_, weights, out)| (*weights, &mut **out)), false, next);
+        self.report(block, inputs, first, &jobs.each_ref().map(|(name, _, out)| (*name, &**out)));
     }
 
     /// Adds the product of a matrix to `hidden`, normalised or scaled before if the model does that.
@@ -86,14 +112,14 @@ impl BlockContext<'_> {
         hidden: &mut [f32],
         next: &[&Weights],
     ) {
-        let (isa, scale) = (self.kernels.isa(), self.config.scales.residual);
+        let (isa, scale) = (self.engine.kernels.isa(), self.config.scales.residual);
         if post_norm.is_none() && scale == 1.0 {
-            return inputs.multiply(self.engine(), [(weights, hidden)], true, next);
+            return inputs.multiply(self.engine, [(weights, hidden)], true, next);
         }
         projected.resize(hidden.len());
-        inputs.multiply(self.engine(), [(weights, projected)], false, next);
+        inputs.multiply(self.engine, [(weights, projected)], false, next);
         let (width, projected, post_norm) = (self.config.hidden_size, &projected[..], self.norm(post_norm));
-        for_each_row(self.pool, hidden, width, &|token, hidden| {
+        for_each_row(self.engine.pool, hidden, width, &|token, hidden| {
             let product = &projected[token * width..][..width];
             match post_norm {
                 Some((weight, eps)) => add_rms_norm(isa, product, weight, eps, hidden),
@@ -105,8 +131,8 @@ impl BlockContext<'_> {
     /// Puts the norm of each row of `x` into `normed`.
     fn normalize(&self, x: &[f32], weight: &[f32], normed: &mut AlignedBuf<f32>) {
         normed.resize(x.len());
-        let (isa, eps) = (self.kernels.isa(), self.config.rms_norm_eps);
-        for_each_row(self.pool, normed, weight.len(), &|token, row| {
+        let (isa, eps) = (self.engine.kernels.isa(), self.config.rms_norm_eps);
+        for_each_row(self.engine.pool, normed, weight.len(), &|token, row| {
             rms_norm(isa, &x[token * weight.len()..][..weight.len()], weight, eps, row);
         });
     }
@@ -127,7 +153,7 @@ impl BlockContext<'_> {
 
     /// Normalises each row of `x` (if there is a norm) and rounds it for products with `weights`.
     fn quantize(&self, x: &[f32], norm: Option<&[f32]>, weights: &Weights, inputs: &mut Inputs) {
-        inputs.quantize(self.engine(), weights, x, x.len() / self.tokens, self.norm(norm));
+        inputs.quantize(self.engine, weights, x, x.len() / self.tokens, self.norm(norm));
     }
 }
 
@@ -189,35 +215,35 @@ impl CpuBlock {
 
     fn attention_half(&mut self, context: &mut BlockContext<'_>, scratch: &mut Scratch, hidden: &mut [f32]) {
         let Scratch { inputs, q, k, v, attn, normed, projected, attention: attention_scratch, .. } = scratch;
-        let (config, isa) = (context.config, context.kernels.isa());
+        let (config, isa) = (context.config, context.engine.kernels.isa());
         let (tokens, q_size, kv_size) = (context.tokens, config.q_size(), config.kv_size());
         q.resize(tokens * q_size);
         k.resize(tokens * kv_size);
         v.resize(tokens * kv_size);
         attn.resize(tokens * q_size);
 
-        if let Some(norms) = &self.qkv_norms {
-            context.normalize(hidden, &self.attn_norm, normed);
-            let parts: [(_, _, &mut [f32]); 3] =
-                [("q_proj", &self.q, q), ("k_proj", &self.k, k), ("v_proj", &self.v, v)];
-            for (norm, (name, weights, out)) in norms.iter().zip(parts) {
-                context.quantize(normed, Some(norm), weights, inputs);
-                inputs.multiply(context.engine(), [(weights, &mut *out)], false, &[]);
-                context.report(self.index, inputs, weights, &[(name, out)]);
-            }
-        } else {
-            context.quantize(hidden, Some(&self.attn_norm), &self.q, inputs);
-            inputs.multiply(context.engine(), [(&self.q, q), (&self.k, k), (&self.v, v)], false, &[&self.o]);
-            context.report(self.index, inputs, &self.q, &[("q_proj", q), ("k_proj", k), ("v_proj", v)]);
-        }
+        let jobs: [Job<'_>; 3] = [("q_proj", &self.q, q), ("k_proj", &self.k, k), ("v_proj", &self.v, v)];
+        let norms = (&self.attn_norm[..], self.qkv_norms.as_ref());
+        context.project(self.index, hidden, norms, jobs, &[&self.o], inputs, normed);
 
         let norms = HeadNorms { q: self.q_norm.as_deref(), k: self.k_norm.as_deref(), eps: config.rms_norm_eps };
         let rope = if self.is_local { context.local_rope } else { context.rope };
-        rope.apply_all(context.pool, isa, q, k, norms);
-        self.cache.store(context.pool, isa, context.spans, k, v);
+        rope.apply_all(context.engine.pool, isa, q, k, norms);
+        self.cache.store(context.engine.pool, isa, context.spans, k, v);
         let (heads, scale) = (config.num_heads, config.attention_scale);
         let window = config.local.filter(|_| self.is_local).map_or(usize::MAX, |local| local.window);
-        attention(context.pool, isa, q, &self.cache, context.spans, heads, scale, window, attention_scratch, attn);
+        attention(
+            context.engine.pool,
+            isa,
+            q,
+            &self.cache,
+            context.spans,
+            heads,
+            scale,
+            window,
+            attention_scratch,
+            attn,
+        );
 
         context.quantize(attn, self.attn_sub_norm.as_deref(), &self.o, inputs);
         let (post_norm, next) = (self.post_attn_norm.as_deref(), [&self.gate, &self.up]);
@@ -237,19 +263,9 @@ impl CpuBlock {
         gate.resize(context.tokens * width);
         up.resize(context.tokens * width);
 
-        if let Some(norms) = &self.gate_up_norms {
-            context.normalize(hidden, &self.ffn_norm, normed);
-            let parts: [(_, _, &mut [f32]); 2] = [("gate_proj", &self.gate, gate), ("up_proj", &self.up, up)];
-            for (norm, (name, weights, out)) in norms.iter().zip(parts) {
-                context.quantize(normed, Some(norm), weights, inputs);
-                inputs.multiply(context.engine(), [(weights, &mut *out)], false, &[]);
-                context.report(self.index, inputs, weights, &[(name, out)]);
-            }
-        } else {
-            context.quantize(hidden, Some(&self.ffn_norm), &self.gate, inputs);
-            inputs.multiply(context.engine(), [(&self.gate, gate), (&self.up, up)], false, &[&self.down]);
-            context.report(self.index, inputs, &self.gate, &[("gate_proj", gate), ("up_proj", up)]);
-        }
+        let jobs: [Job<'_>; 2] = [("gate_proj", &self.gate, gate), ("up_proj", &self.up, up)];
+        let norms = (&self.ffn_norm[..], self.gate_up_norms.as_ref());
+        context.project(self.index, hidden, norms, jobs, &[&self.down], inputs, normed);
 
         let function = match context.config.gate {
             Gate::Relu2 => GateFunction::Relu2,
@@ -257,7 +273,7 @@ impl CpuBlock {
             Gate::Gelu => GateFunction::Gelu,
         };
         let norm = context.norm(self.ffn_sub_norm.as_deref());
-        inputs.quantize_gated(context.engine(), &self.down, function, gate, up, width, norm);
+        inputs.quantize_gated(context.engine, &self.down, function, gate, up, width, norm);
         let next = next.map(|block| [&block.q, &block.k, &block.v]);
         let (post_norm, next) = (self.post_ffn_norm.as_deref(), next.as_ref().map_or(&[][..], |next| next));
         context.add_product(inputs, &self.down, post_norm, projected, hidden, next);

@@ -77,17 +77,12 @@ pub(super) struct Inputs {
     grouped: GroupedActivations,
 }
 
-/// Kernels for both kinds of matrices, and the threads.
+/// The threads, and the kernels for each kind of matrices.
 #[derive(Clone, Copy)]
 pub(super) struct Engine<'a> {
     pub(super) pool: &'a Pool,
     pub(super) kernels: &'a Kernels,
-}
-
-impl Engine<'_> {
-    fn grouped_kernels(&self) -> Kernels {
-        grouped_kernels(self.kernels)
-    }
+    pub(super) grouped_kernels: &'a Kernels,
 }
 
 /// Those kernels of the instruction set of `kernels` that grouped matrices are packed for.
@@ -113,8 +108,8 @@ impl Inputs {
         match weights {
             Weights::Int8(_) => self.int8.quantize(engine.pool, engine.kernels, x, cols, norm),
             Weights::Grouped(matrix, precision) => {
-                let (kernels, rounding) = (engine.grouped_kernels(), rounding(matrix, *precision));
-                self.grouped.quantize(engine.pool, &kernels, x, cols, rounding, norm);
+                let rounding = rounding(matrix, *precision);
+                self.grouped.quantize(engine.pool, engine.grouped_kernels, x, cols, rounding, norm);
             }
         }
     }
@@ -131,12 +126,12 @@ impl Inputs {
         cols: usize,
         norm: Option<(&[f32], f32)>,
     ) {
-        let Engine { pool, kernels } = engine;
+        let Engine { pool, kernels, grouped_kernels } = engine;
         match weights {
             Weights::Int8(_) => self.int8.quantize_gated(pool, kernels, function, gate, up, cols, norm),
             Weights::Grouped(matrix, precision) => {
-                let (kernels, rounding) = (engine.grouped_kernels(), rounding(matrix, *precision));
-                self.grouped.quantize_gated(pool, &kernels, function, gate, up, cols, rounding, norm);
+                let rounding = rounding(matrix, *precision);
+                self.grouped.quantize_gated(pool, grouped_kernels, function, gate, up, cols, rounding, norm);
             }
         }
     }
@@ -160,7 +155,7 @@ impl Inputs {
             }
         }
         if !grouped.is_empty() {
-            grouped::linear(engine.pool, &engine.grouped_kernels(), &self.grouped, &mut grouped);
+            grouped::linear(engine.pool, engine.grouped_kernels, &self.grouped, &mut grouped);
             return;
         }
         let next: Few<&TernaryMatrix> = next

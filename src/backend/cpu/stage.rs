@@ -11,7 +11,7 @@ use sterna_cpu::{AlignedBuf, Kernels, Layout, Pool};
 use super::block::{BlockContext, CpuBlock, Scratch};
 use super::embedding::Embedding;
 use super::head::CpuHead;
-use super::linears::Weights;
+use super::linears::{Engine, Weights, grouped_kernels};
 use crate::backend::{
     BackendError, Batch, HeadKind, KvOptions, Observer, Outputs, Progress, Stage, StageMemory, StageNeeds,
 };
@@ -24,6 +24,7 @@ const FEW_SEQUENCES: usize = 32;
 /// The embedding, blocks and head that one stage holds; each may be absent.
 pub(super) struct CpuStage {
     kernels: Kernels,
+    grouped_kernels: Kernels,
     pool: Arc<Pool>,
     config: ModelConfig,
     layers: Range<usize>,
@@ -66,6 +67,7 @@ impl CpuStage {
         let local = |local: LocalAttention| Rope::new(config.head_dim, local.rope_theta, &RopeScaling::None);
         let local_rope = config.local.map(local);
         Ok(CpuStage {
+            grouped_kernels: grouped_kernels(&kernels),
             kernels,
             pool,
             config,
@@ -153,8 +155,7 @@ impl Stage for CpuStage {
             rope.rows(positions(), &mut self.local_rope_rows);
         }
         let mut context = BlockContext {
-            kernels: &self.kernels,
-            pool: &self.pool,
+            engine: Engine { pool: &self.pool, kernels: &self.kernels, grouped_kernels: &self.grouped_kernels },
             config: &self.config,
             rope: &self.rope_rows,
             local_rope: &self.local_rope_rows,
