@@ -48,6 +48,9 @@ enum Prepared {
 /// Fills in the int8 values of a token; returns their scale and their sum.
 pub type FillRow<'a> = dyn Fn(usize, &mut [i8]) -> (f32, i32) + Sync + 'a;
 
+/// Fills in the int8 values, the scales and the sums of rows that are made at once, from the one numbered.
+pub(crate) type FillRows<'a> = dyn Fn(usize, &mut [i8], &mut [f32], &mut [i32]) + Sync + 'a;
+
 impl Activations {
     /// Makes room for `tokens` rows of `cols`; what they hold is undefined until they are quantized.
     fn resize(&mut self, kernels: &Kernels, tokens: usize, cols: usize) {
@@ -129,7 +132,7 @@ impl Activations {
         tokens: usize,
         cols: usize,
         together: usize,
-        rows: &(dyn Fn(usize, &mut [i8], &mut [f32], &mut [i32]) + Sync),
+        rows: &FillRows<'_>,
     ) {
         self.resize(kernels, tokens, cols);
         let (stride, prepared) = (self.stride(), self.prepared);
