@@ -509,6 +509,7 @@ impl SamplingArgs {
             repeat_penalty: self.repeat_penalty.unwrap_or(default.repeat_penalty),
             repeat_last_n: self.repeat_last_n.unwrap_or(default.repeat_last_n),
             seed: self.seed.or(default.seed),
+            ..Sampling::default()
         };
         GenerateOptions { max_tokens, sampling, stop: self.stop.clone(), ignore_eos: self.ignore_eos }
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::stop::{StopMatcher, StopResult};
+use super::answer::AnswerText;
 use super::{Error, Sampler, Sampling, Session};
 use crate::tokenizer::DecodeStream;
 
@@ -89,15 +89,14 @@ impl Timings {
 pub struct Generation<'s> {
     session: &'s mut Session,
     sampler: Sampler,
-    stream: DecodeStream,
-    stop: StopMatcher,
-    options: GenerateOptions,
+    text: AnswerText,
+    max_tokens: Option<usize>,
     /// Tokens that are not in the cache yet: the prompt, then the last token.
     pending: Vec<u32>,
     /// The whole sequence, for the repetition penalty.
     history: Vec<u32>,
     /// Memory for the sampler.
-    recent: Vec<u32>,
+    adjusted: Vec<u32>,
     finish: Option<FinishReason>,
     timings: Timings,
 }
@@ -110,17 +109,18 @@ impl<'s> Generation<'s> {
         options: GenerateOptions,
         stream: DecodeStream,
     ) -> Result<Generation<'s>, Error> {
+        let mut sampler = session.model().sampler(&options.sampling)?;
+        sampler.set_prompt_len(prompt.len());
         Ok(Generation {
-            sampler: Sampler::new(options.sampling.clone())?,
-            stop: StopMatcher::new(&options.stop),
-            stream,
+            sampler,
+            text: AnswerText::new(&options, stream),
+            max_tokens: options.max_tokens,
             pending: prompt[cached..].to_vec(),
             history: prompt,
-            recent: Vec::new(),
+            adjusted: Vec::new(),
             finish: None,
             timings: Timings { cached_tokens: cached, ..Timings::default() },
             session,
-            options,
         })
     }
 
@@ -143,7 +143,7 @@ impl<'s> Generation<'s> {
         let start = Instant::now();
         let id = {
             let (sampler, history) = (&mut self.sampler, &self.history);
-            let wanted = sampler.wanted(history, &mut self.recent);
+            let wanted = sampler.wanted(history, &mut self.adjusted);
             self.session.forward_last(&self.pending, wanted, |output| sampler.choose(output, history))?
         };
         let elapsed = start.elapsed();
@@ -157,46 +157,9 @@ impl<'s> Generation<'s> {
         self.history.push(id);
         self.pending.clear();
         self.pending.push(id);
-        let text = self.text_of(id)?;
+        let (text, finish) = self.text.push(self.session.model(), id, self.history.len())?;
+        self.finish = finish;
         Ok(Token { id, text })
-    }
-
-    /// The certain text after token `id`; decides whether it was the last.
-    fn text_of(&mut self, id: u32) -> Result<String, Error> {
-        if !self.options.ignore_eos && self.session.model().is_end(id) {
-            self.finish = Some(FinishReason::Stop);
-            return self.rest(String::new());
-        }
-        let text = self.stream.push(id)?.unwrap_or_default();
-        let certain = match self.stop.push(&text) {
-            StopResult::Stopped(text) => {
-                self.finish = Some(FinishReason::Stop);
-                return Ok(text);
-            }
-            StopResult::Text(text) => text,
-        };
-        if self.options.max_tokens.is_some_and(|max| self.timings.generated_tokens >= max) {
-            self.finish = Some(FinishReason::Length);
-        } else if self.history.len() > self.session.model().context() {
-            self.finish = Some(FinishReason::Context);
-        }
-        if self.finish.is_some() { self.rest(certain) } else { Ok(certain) }
-    }
-
-    /// `text` and everything that was held back; a stop string may still be hidden in it.
-    fn rest(&mut self, mut text: String) -> Result<String, Error> {
-        let tail = self.stream.finish()?.unwrap_or_default();
-        match self.stop.push(&tail) {
-            StopResult::Stopped(before) => {
-                self.finish = Some(FinishReason::Stop);
-                text += &before;
-            }
-            StopResult::Text(before) => {
-                text += &before;
-                text += &self.stop.finish();
-            }
-        }
-        Ok(text)
     }
 }
 
@@ -207,7 +170,7 @@ impl Iterator for Generation<'_> {
         if self.finish.is_some() {
             return None;
         }
-        if self.options.max_tokens == Some(0) {
+        if self.max_tokens == Some(0) {
             self.finish = Some(FinishReason::Length);
             return None;
         }

@@ -1,5 +1,8 @@
 //! The engine: sequences over a paged key-value cache, sampling, stop rules, and the public [`Model`] and [`Session`].
 
+mod adjustments;
+mod answer;
+mod batcher;
 mod devices;
 mod embed;
 mod error;
@@ -11,6 +14,9 @@ mod sampler;
 mod scheduler;
 mod stop;
 
+pub use batcher::{
+    Batcher, BatcherOptions, Event, EventSink, Failure, Load, Logprob, Observer, Refusal, Request, Step, TokenLogprobs,
+};
 pub use error::Error;
 pub use generate::{FinishReason, GenerateOptions, Generation, Timings, Token};
 pub use model::{Model, OpenOptions, Session, tokenizer_of};

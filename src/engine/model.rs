@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sterna_cpu::kv::{KvType, PAGE_LEN};
 use sterna_cpu::{Isa, Kernels, Layout, Tuning};
 
-use super::{Engine, Error, GenerateOptions, Generation, Sampling, SequenceId, Work, devices};
+use super::{Engine, Error, GenerateOptions, Generation, Sampler, Sampling, SequenceId, Work, devices};
 #[cfg(feature = "gpu")]
 use crate::backend::gpu::GpuOptions;
 use crate::backend::{Device, HeadKind, KvOptions, LogitsFor, Progress, free_memory};
@@ -14,8 +14,8 @@ use crate::format::{self, Checkpoint, Description, I2sLayout, KernelConfig, Meta
 use crate::graph::planner::Workload;
 use crate::graph::{Graph, Output};
 use crate::model::{ActivationKind, ModelConfig, build_graph};
-use crate::tokenizer::{Message, Tokenizer};
-use crate::{source, tokenizer};
+use crate::source;
+use crate::tokenizer::{DecodeStream, Message, Tokenizer};
 
 /// How a model is opened.
 #[derive(Clone, Debug)]
@@ -45,6 +45,8 @@ pub struct OpenOptions {
     pub context: Option<usize>,
     /// Sequences that fit into the key-value cache at full length.
     pub sequences: usize,
+    /// Positions that the key-value cache has for all sequences together; `None` for what [`OpenOptions::sequences`] says.
+    pub cache_positions: Option<usize>,
     /// Number type of the key-value cache.
     pub kv: KvType,
     /// How the best logits are found.
@@ -92,6 +94,7 @@ impl Default for OpenOptions {
             tuning: Tuning::default(),
             context: None,
             sequences: 1,
+            cache_positions: None,
             kv: KvType::F16,
             head: HeadKind::default(),
             chunk: 512,
@@ -144,7 +147,12 @@ impl OpenOptions {
     /// Positions of a sequence of a model, and the cache for all sequences.
     pub(super) fn cache_of(&self, config: &ModelConfig) -> (usize, KvOptions) {
         let context = self.context.unwrap_or(config.max_position_embeddings.min(DEFAULT_CONTEXT)).max(1);
-        let pages = context.div_ceil(PAGE_LEN) * self.sequences.max(1);
+        let of_one = context.div_ceil(PAGE_LEN);
+        let pages = match self.cache_positions {
+            // One sequence fits always.
+            Some(positions) => positions.div_ceil(PAGE_LEN).max(of_one),
+            None => of_one * self.sequences.max(1),
+        };
         (context, KvOptions { kind: self.kv, pages })
     }
 }
@@ -288,6 +296,26 @@ impl Model {
         &self.shared.sampling
     }
 
+    /// A sampler for answers of this model.
+    ///
+    /// # Errors
+    /// If an option makes no sense.
+    pub fn sampler(&self, options: &Sampling) -> Result<Sampler, Error> {
+        let vocab_size = self.config().vocab_size;
+        match options.logit_bias.iter().find(|(id, _)| *id as usize >= vocab_size) {
+            Some(&(id, _)) => Err(Error::TokenOutOfRange { id, vocab_size }),
+            None => Sampler::new(options.clone()),
+        }
+    }
+
+    /// What turns tokens of an answer into text: nothing, if the model has no tokenizer.
+    pub(super) fn decode_stream(&self) -> DecodeStream {
+        match &self.shared.tokenizer {
+            Some(tokenizer) => DecodeStream::new(Arc::clone(tokenizer)),
+            None => DecodeStream::without_text(),
+        }
+    }
+
     /// Whether token `id` ends an answer.
     pub fn is_end(&self, id: u32) -> bool {
         self.shared.end_tokens.contains(&id)
@@ -366,10 +394,7 @@ impl Session {
             engine.truncate(self.sequence, cached);
             cached
         };
-        let stream = match &self.model.shared.tokenizer {
-            Some(tokenizer) => tokenizer::DecodeStream::new(Arc::clone(tokenizer)),
-            None => tokenizer::DecodeStream::without_text(),
-        };
+        let stream = self.model.decode_stream();
         Generation::new(self, tokens, cached, options, stream)
     }
 

@@ -1,4 +1,4 @@
-//! From logits to a token: repetition penalty, temperature, top-k, top-p, min-p, draw.
+//! From logits to a token: penalties and biases (`adjustments`), temperature, top-k, top-p, min-p, draw.
 //!
 //! The order is that of Hugging Face's generation. Ties go to the lower token id, and the exponential is the canonical
 //! one of `sterna-cpu`, so that a seed gives the same text on every machine.
@@ -8,6 +8,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use sterna_cpu::math::exp;
 
 use super::Error;
+use super::adjustments::Adjustments;
 use crate::backend::{Best, Candidates, Logits, LogitsFor};
 use crate::graph::Output;
 
@@ -27,6 +28,12 @@ pub struct Sampling {
     pub repeat_penalty: f32,
     /// How many recent tokens the penalty looks at.
     pub repeat_last_n: usize,
+    /// Subtracted from the logits of tokens that the answer has already, as OpenAI's API defines it.
+    pub presence_penalty: f32,
+    /// Subtracted from the logit of a token once for each time that the answer has it already.
+    pub frequency_penalty: f32,
+    /// Added to the logits of tokens.
+    pub logit_bias: Vec<(u32, f32)>,
     /// Seed of the random numbers; `None` takes one from the clock.
     pub seed: Option<u64>,
 }
@@ -41,6 +48,9 @@ impl Default for Sampling {
             min_p: 0.0,
             repeat_penalty: 1.0,
             repeat_last_n: 64,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
             seed: None,
         }
     }
@@ -65,6 +75,16 @@ impl Sampling {
         if !(self.repeat_penalty > 0.0 && self.repeat_penalty.is_finite()) {
             return bad("repeat_penalty", self.repeat_penalty, "a positive number");
         }
+        for (option, penalty) in
+            [("presence_penalty", self.presence_penalty), ("frequency_penalty", self.frequency_penalty)]
+        {
+            if !penalty.is_finite() {
+                return bad(option, penalty, "a number");
+            }
+        }
+        if let Some((_, bias)) = self.logit_bias.iter().find(|(_, bias)| !bias.is_finite()) {
+            return bad("logit_bias", *bias, "numbers");
+        }
         Ok(())
     }
 }
@@ -77,8 +97,7 @@ pub struct Sampler {
     rng: ChaCha8Rng,
     /// Logit and token; kept between calls so that a step allocates nothing.
     candidates: Vec<(f32, u32)>,
-    /// Tokens that the penalty looks at; kept likewise.
-    recent: Vec<u32>,
+    adjustments: Adjustments,
 }
 
 impl Sampler {
@@ -89,7 +108,13 @@ impl Sampler {
     pub fn new(options: Sampling) -> Result<Sampler, Error> {
         options.validate()?;
         let seed = options.seed.unwrap_or_else(clock_seed);
-        Ok(Sampler { options, seed, rng: ChaCha8Rng::seed_from_u64(seed), candidates: Vec::new(), recent: Vec::new() })
+        let adjustments = Adjustments::default();
+        Ok(Sampler { options, seed, rng: ChaCha8Rng::seed_from_u64(seed), candidates: Vec::new(), adjustments })
+    }
+
+    /// Tells that the first `len` tokens are the prompt, which presence and frequency do not count.
+    pub fn set_prompt_len(&mut self, len: usize) {
+        self.adjustments.set_prompt_len(len);
     }
 
     /// The seed in use.
@@ -97,11 +122,11 @@ impl Sampler {
         self.seed
     }
 
-    /// What a choice after `previous` needs to know. `recent` is memory for the tokens that the penalty looks at.
-    pub fn wanted<'a>(&self, previous: &[u32], recent: &'a mut Vec<u32>) -> LogitsFor<'a> {
+    /// What a choice after `previous` needs to know. `adjusted` is memory for the tokens whose logits are adjusted.
+    pub fn wanted<'a>(&mut self, previous: &[u32], adjusted: &'a mut Vec<u32>) -> LogitsFor<'a> {
         let Sampling { temperature, top_k, top_p, min_p, .. } = self.options;
-        penalized(previous, &self.options, recent);
-        let best = Best { count: 1, margin: 0.0, also: recent, temperature: None };
+        self.adjustments.tokens(&self.options, previous, adjusted);
+        let best = Best { count: 1, margin: 0.0, also: adjusted, temperature: None };
         LogitsFor::Best(match (temperature, top_k) {
             (0.0, _) => best,
             (_, 0) if top_p >= 1.0 && min_p <= 0.0 => return LogitsFor::Last,
@@ -157,8 +182,7 @@ impl Sampler {
         if candidates.iter().any(|(logit, _)| logit.is_nan()) {
             return Err(Error::NotANumber);
         }
-        penalized(previous, &self.options, &mut self.recent);
-        penalize(candidates, &self.recent, self.options.repeat_penalty);
+        self.adjustments.apply(&self.options, previous, candidates);
         if temperature == 0.0 {
             let best = candidates.iter().min_by(|a, b| by_logit(a, b));
             return Ok(best.filter(|best| others.is_none_or(|others| best.0 > others.logit)).map(|&(_, id)| id));
@@ -202,26 +226,6 @@ fn by_logit(a: &(f32, u32), b: &(f32, u32)) -> std::cmp::Ordering {
 /// Uniform in [0, 1), 53 bits.
 fn uniform(rng: &mut ChaCha8Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
-}
-
-/// Puts the tokens that the penalty looks at into `recent`, each once.
-fn penalized(previous: &[u32], options: &Sampling, recent: &mut Vec<u32>) {
-    recent.clear();
-    if options.repeat_penalty != 1.0 {
-        recent.extend_from_slice(&previous[previous.len().saturating_sub(options.repeat_last_n)..]);
-        recent.sort_unstable();
-        recent.dedup();
-    }
-}
-
-/// Makes the tokens `recent` less likely. The candidates are in the order of their ids.
-fn penalize(candidates: &mut [(f32, u32)], recent: &[u32], penalty: f32) {
-    for id in recent {
-        if let Ok(at) = candidates.binary_search_by_key(id, |c| c.1) {
-            let logit = &mut candidates[at].0;
-            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
-        }
-    }
 }
 
 /// Keeps the `k` best candidates, in any order; all if `k` is 0.

@@ -161,6 +161,28 @@ impl Engine {
         self.pages.available()
     }
 
+    /// All pages of the key-value cache.
+    pub fn pages(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Pages that sequences hold together; those that they share are counted once.
+    pub(super) fn pages_together(&self, ids: impl Iterator<Item = SequenceId>) -> usize {
+        let mut counted = vec![false; self.pages.len()];
+        let sequences = ids.filter_map(|id| self.sequences.get(&id));
+        let pages = sequences.flat_map(|sequence| &sequence.pages);
+        pages.filter(|&&page| !std::mem::replace(&mut counted[page as usize], true)).count()
+    }
+
+    /// Free pages that `count` more tokens of a sequence take.
+    pub(super) fn pages_for(&self, id: SequenceId, count: usize) -> usize {
+        let Some(sequence) = self.sequences.get(&id) else { return 0 };
+        let len = sequence.tokens.len();
+        // The page that is written to next gets a copy if others use it too.
+        let shared = sequence.pages.get(len / PAGE_LEN).is_some_and(|&page| count > 0 && self.pages.is_shared(page));
+        (len + count).div_ceil(PAGE_LEN).saturating_sub(sequence.pages.len()) + usize::from(shared)
+    }
+
     /// Appends the tokens of each item of `work` to its sequence; calls `sink` with the item's index, the token's
     /// index in it and its logits, for each token that needs them. Long work is cut into passes. If a device fails in the
     /// sink and another takes over, the sink is called again for that token.
