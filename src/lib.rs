@@ -26,6 +26,8 @@ pub mod hub;
 pub mod model;
 pub mod perplexity;
 pub mod plan;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod size;
 pub mod source;
 pub mod synth;

@@ -364,7 +364,8 @@ impl ModelArgs {
         self.open_with(path, &self.options(Vec::new())?.for_embedding())
     }
 
-    fn open_with(&self, path: &Path, options: &OpenOptions) -> anyhow::Result<Model> {
+    /// Opens the model under `path` with `options`, as [`ModelArgs::open`] does.
+    pub(super) fn open_with(&self, path: &Path, options: &OpenOptions) -> anyhow::Result<Model> {
         let model = Model::open_with_progress(path, options, PackingBar::new)?;
         if let Some(ctx) = self.ctx.filter(|&ctx| ctx as usize > model.config().max_position_embeddings) {
             let trained = model.config().max_position_embeddings;

@@ -79,8 +79,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     }
     let texts = if args.texts.is_empty() { read_lines(args.file.as_ref())? } else { args.texts };
     let model = args.options.open_for_embedding(&args.model)?;
-    let is_trained_for_it = model.graph().blocks().iter().any(|block| block.attention.input_norms.is_some());
-    if !is_trained_for_it {
+    if !model.graph().is_trained_to_embed() {
         tracing::warn!("{} was trained to go on with texts: expect little of its vectors", args.model.display());
     }
     let embeddings = model.embed(&texts)?;

@@ -22,6 +22,8 @@ mod pull;
 #[cfg(feature = "hub")]
 mod rm;
 mod run;
+#[cfg(feature = "server")]
+mod serve;
 mod synth;
 mod tune;
 
@@ -50,6 +52,7 @@ program and tells fairy tales. Without MODEL, the demo model runs.
   sterna run \"Once upon a time\"                the demo model continues a text
   sterna run model.gguf \"Once upon a time\"     your model does
   sterna chat model.gguf                       a conversation
+  sterna serve model.gguf                      OpenAI's API and a page on http://127.0.0.1:8080
   sterna pull bitnet-2b                        a model from the Hugging Face hub
   sterna inspect model.gguf                    what is in the file";
 
@@ -59,6 +62,9 @@ enum Command {
     Run(run::Args),
     /// Talk with a model
     Chat(chat::Args),
+    /// Serve models over HTTP: OpenAI's API, and a page to talk with them
+    #[cfg(feature = "server")]
+    Serve(serve::Args),
     /// Download a model from the Hugging Face hub
     #[cfg(feature = "hub")]
     Pull(pull::Args),
@@ -94,21 +100,36 @@ enum Command {
     Completions(completions::Args),
 }
 
-/// Runs the command line of this process.
-pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+/// Lets the program say on standard error what it does: as much as was asked for.
+fn log(cli: &Cli) {
+    #[cfg(feature = "server")]
+    let (serves, json) = match &cli.command {
+        Command::Serve(args) => (true, args.logs_json()),
+        _ => (false, false),
+    };
+    #[cfg(not(feature = "server"))]
+    let (serves, json) = (false, false);
     let level = match cli.verbose {
         // wgpu tells of drivers that it tried in vain.
-        0 => "warn,wgpu_hal=off",
-        1 => "sterna=info",
+        0 if !serves => "warn,wgpu_hal=off",
+        0 | 1 => "warn,wgpu_hal=off,sterna=info",
         _ => "debug",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("STERNA_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    if json { subscriber.json().init() } else { subscriber.init() }
+}
+
+/// Runs the command line of this process.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(&cli);
     let result = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Chat(args) => chat::run(args),
+        #[cfg(feature = "server")]
+        Command::Serve(args) => serve::run(args),
         #[cfg(feature = "hub")]
         Command::Pull(args) => pull::run(args),
         #[cfg(feature = "hub")]

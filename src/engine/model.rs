@@ -47,6 +47,8 @@ pub struct OpenOptions {
     pub sequences: usize,
     /// Positions that the key-value cache has for all sequences together; `None` for what [`OpenOptions::sequences`] says.
     pub cache_positions: Option<usize>,
+    /// Most bytes of the key-value cache, if [`OpenOptions::cache_positions`] says nothing; one sequence fits always.
+    pub cache_bytes: Option<u64>,
     /// Number type of the key-value cache.
     pub kv: KvType,
     /// How the best logits are found.
@@ -77,6 +79,8 @@ pub struct OpenOptions {
     pub taps: Vec<Option<usize>>,
     /// Whether texts are embedded: [`OpenOptions::for_embedding`].
     pub embedding: bool,
+    /// The same, if the model was trained for it.
+    pub embedding_if_trained: bool,
 }
 
 impl Default for OpenOptions {
@@ -95,6 +99,7 @@ impl Default for OpenOptions {
             context: None,
             sequences: 1,
             cache_positions: None,
+            cache_bytes: None,
             kv: KvType::F16,
             head: HeadKind::default(),
             chunk: 512,
@@ -109,6 +114,7 @@ impl Default for OpenOptions {
             gpu: GpuOptions::default(),
             taps: Vec::new(),
             embedding: false,
+            embedding_if_trained: false,
         }
     }
 }
@@ -148,11 +154,14 @@ impl OpenOptions {
     pub(super) fn cache_of(&self, config: &ModelConfig) -> (usize, KvOptions) {
         let context = self.context.unwrap_or(config.max_position_embeddings.min(DEFAULT_CONTEXT)).max(1);
         let of_one = context.div_ceil(PAGE_LEN);
+        let page_bytes = (config.kv_bytes_per_position(self.kv) * PAGE_LEN).max(1) as u64;
+        let fitting = self.cache_bytes.map_or(usize::MAX, |bytes| (bytes / page_bytes) as usize);
         let pages = match self.cache_positions {
-            // One sequence fits always.
-            Some(positions) => positions.div_ceil(PAGE_LEN).max(of_one),
-            None => of_one * self.sequences.max(1),
+            Some(positions) => positions.div_ceil(PAGE_LEN),
+            None => (of_one * self.sequences.max(1)).min(fitting),
         };
+        // One sequence fits always.
+        let pages = pages.max(of_one);
         (context, KvOptions { kind: self.kv, pages })
     }
 }
@@ -206,6 +215,10 @@ impl Model {
         }
         let config = graph.config();
         let (context, kv) = options.cache_of(config);
+        let mut options = options.clone();
+        if options.embedding_if_trained && graph.is_trained_to_embed() {
+            options = options.for_embedding();
+        }
         let options = &options.with_taps(graph.blocks().len());
         let packed = (0..graph.blocks().len()).map(|block| graph.block_bytes(block)).sum();
         // A large vocabulary takes longer than to map the weights.
@@ -268,6 +281,11 @@ impl Model {
             found: "false".into(),
             expected: "true: open the model with OpenOptions::for_embedding",
         })
+    }
+
+    /// Whether the model was opened to embed texts.
+    pub fn embeds(&self) -> bool {
+        self.shared.final_norm.is_some()
     }
 
     /// What computes, for people.

@@ -125,6 +125,11 @@ impl Graph {
         &self.parts.blocks
     }
 
+    /// Whether the model was trained to embed texts: the linears of such models have norms of their own.
+    pub fn is_trained_to_embed(&self) -> bool {
+        self.blocks().iter().any(|block| block.attention.input_norms.is_some())
+    }
+
     /// Name of the embedding tensor.
     pub fn embedding_name(&self) -> &str {
         &self.parts.embed

@@ -17,9 +17,8 @@ use crate::common::{argmax, fixture, log_softmax, read_tensors};
 use crate::support::{relative_diff, turn, variants};
 
 /// Fixture models and files, and the margin below which another token is tolerated.
-pub(crate) const FORMS: [(&str, &str, f64); 11] = [
+pub(crate) const FORMS: [(&str, &str, f64); 9] = [
     ("bitnet_a", "", 0.3),
-    ("bitnet_a", "model-tq2_0.gguf", 0.3),
     ("bitnet_b_awkward", "model-i2_s.gguf", 0.3),
     ("bitnet_c_awkward", "", 0.3),
     ("bitnet_bf16_online", "", 0.3),
@@ -28,7 +27,6 @@ pub(crate) const FORMS: [(&str, &str, f64); 11] = [
     ("llama_b_awkward", "", 0.15),
     ("bitnet_b158_large", "", 0.3),
     ("bitnet_b158_3b_awkward", "", 0.3),
-    ("bitnet_b_awkward", "", 0.3),
 ];
 
 fn open(model: &str, file: &str, gpu: &GpuOptions, kv: KvType) -> Model {
@@ -46,8 +44,11 @@ pub(crate) fn logits(model: &Model, ids: &[u32]) -> Vec<f32> {
 #[test]
 fn fixtures_pass_the_loose_check_and_the_greedy_rule() {
     let _turn = turn();
-    for (variant, options) in variants() {
-        for (name, file, tolerated) in FORMS {
+    for (nth, (variant, options)) in variants().into_iter().enumerate() {
+        // The variants differ in their kernels only: a model of each kind, with awkward sizes, goes through all of them.
+        let forms =
+            FORMS.iter().filter(|(name, ..)| nth == 0 || ["bitnet_c_awkward", "llama_b_awkward"].contains(name));
+        for &(name, file, tolerated) in forms {
             let model = open(name, file, &options, KvType::F32);
             passes_the_checks_of_its_fixture(&model, name, tolerated, &format!("{name} {file} on {variant}"));
         }
