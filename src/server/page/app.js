@@ -35,6 +35,15 @@ const drafts = {
   key: (conversation) => `draft.${conversations.get(conversation.id) ? conversation.id : "new"}`,
   get: (key) => storage.get(key),
   set: (key, text) => (text ? storage.set(key, text) : storage.remove(key)),
+  /** Forgets the drafts of conversations that were deleted. */
+  tidy() {
+    const known = new Set(["draft.new"]);
+    for (const { id, messages } of conversations.all()) {
+      known.add(`draft.${id}`);
+      for (const message of messages) known.add(`edit.${message.id}`);
+    }
+    for (const key of [...storage.keys("draft."), ...storage.keys("edit.")]) if (!known.has(key)) storage.remove(key);
+  },
 };
 
 const models = new Models(settings, () => {
@@ -64,7 +73,8 @@ const chat = new Chat({
   conversations,
   page: {
     changed: (conversation, message) => conversation === open && messages.changed(message),
-    shown(conversation) {
+    shown: show,
+    began(conversation) {
       if (conversation !== open) return;
       show();
       follower.toEnd();
@@ -196,15 +206,18 @@ function needKey() {
   poll.pause();
   const refused = storage.get("key") !== null;
   banner("key", refused ? "The server did not accept the API key." : "This server needs an API key.", {
-    label: "Enter it",
-    run: () => keyDialog.open(refused),
+    action: { label: "Enter it", run: () => keyDialog.open(refused) },
+    lasting: true,
   });
   keyDialog.open(refused);
 }
 
 /** Gets the models; the status polls go on from there. */
 let connected = false;
+let connecting = false;
 async function connect() {
+  if (connecting) return;
+  connecting = true;
   try {
     models.all = await api.models();
     connected = true;
@@ -219,13 +232,16 @@ async function connect() {
     }
     lost(error);
     poll.start();
+  } finally {
+    connecting = false;
   }
 }
 
 function lost(error) {
   connected = false;
   card.gone();
-  banner("gone", error.kind === "network" ? "The server does not answer. Trying again every 2 seconds." : error.message);
+  const text = error.kind === "network" ? "The server does not answer. Trying again every 2 seconds." : error.message;
+  banner("gone", text, { lasting: true });
 }
 
 const poll = new Poll(
@@ -262,9 +278,7 @@ document.addEventListener("keydown", (event) => {
     startNew();
   }
 });
-addEventListener("pagehide", () => {
-  for (const conversation of conversations.all()) if (chat.running(conversation)) conversations.save(conversation);
-});
+addEventListener("pagehide", () => chat.leave());
 storage.onOtherTab((key) => {
   if (!conversations.reload(key)) return;
   const other = conversations.get(open.id);
@@ -276,6 +290,7 @@ storage.onOtherTab((key) => {
   showList();
 });
 
+drafts.tidy();
 models.changed();
 openNamed();
 connect();

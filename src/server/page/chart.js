@@ -4,9 +4,10 @@ const WIDTH = 240;
 const HEIGHT = 56;
 const SAMPLES = 60;
 
-/** The smallest of 1, 2, 5, 10, 20, 50 … that is not below `value`. */
-export function niceCeiling(value) {
-  if (!(value > 1)) return 1;
+/** The smallest of 1, 2, 5, 10, 20, 50 … that is not below `value`; 0 where nothing was measured. */
+function niceCeiling(value) {
+  if (value <= 0) return 0;
+  if (value <= 1) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value);
 }
@@ -42,7 +43,7 @@ export class Chart {
     this.describe(ceiling);
     const left = SAMPLES - this.#values.length;
     const x = (index) => (((left + index) / (SAMPLES - 1)) * WIDTH).toFixed(1);
-    const y = (value) => (HEIGHT - 1.5 - (value / ceiling) * (HEIGHT - 4)).toFixed(1);
+    const y = (value) => (HEIGHT - 1.5 - (ceiling === 0 ? 0 : value / ceiling) * (HEIGHT - 4)).toFixed(1);
     let line = "";
     let area = "";
     let start = null;

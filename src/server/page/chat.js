@@ -7,8 +7,8 @@ export class Chat {
   #running = new Map();
 
   /**
-   * `page` draws: changed(conversation, message) while an answer grows, shown(conversation) when the list of messages
-   * changed, ended(conversation, message) when an answer ended.
+   * `page` draws: changed(conversation, message) while an answer grows, shown(conversation) when another
+   * version of a message is to be shown, began(conversation) when an answer was asked for, ended(conversation, message) when an answer ended.
    */
   constructor({ api, settings, models, conversations, page }) {
     Object.assign(this, { api, settings, models, conversations, page });
@@ -58,6 +58,11 @@ export class Chat {
     this.running(conversation)?.stop();
   }
 
+  /** The page goes away: what was written of all answers is kept. */
+  leave() {
+    for (const generation of this.#running.values()) generation.leave();
+  }
+
   async #answer(conversation, asked) {
     this.stop(conversation);
     const model = this.models.current;
@@ -75,7 +80,8 @@ export class Chat {
       save: () => this.conversations.save(conversation),
     });
     this.#running.set(conversation.id, generation);
-    this.page.shown(conversation);
+    this.conversations.save(conversation);
+    this.page.began(conversation);
     await generation.run();
     if (this.#running.get(conversation.id) === generation) this.#running.delete(conversation.id);
     this.page.ended(conversation, message);

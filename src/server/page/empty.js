@@ -31,7 +31,7 @@ export function showEmpty(model, begin) {
       ? `You are talking to ${model.id}, which runs on this server.`
       : "Looking for the server’s models…";
   byId("empty").replaceChildren(
-    element("img", { src: "logo.svg", alt: "", width: 72, height: 72 }),
+    element("span", { class: "logo" }),
     element("h2", { text: continues ? "How does the story begin?" : "What shall we talk about?" }),
     element("p", { text: lead }),
     ...(model ? [element("div", { class: "examples" }, ...examples)] : []),

@@ -3,7 +3,7 @@
 /** Tokens per second, or a dash. */
 export function rate(value) {
   if (!Number.isFinite(value)) return "–";
-  return value >= 100 ? value.toFixed(0) : value.toFixed(1);
+  return value >= 100 || value === 0 ? value.toFixed(0) : value.toFixed(1);
 }
 
 /** Seconds with a unit. */

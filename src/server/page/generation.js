@@ -7,6 +7,7 @@ const WAIT_WHEN_BUSY_S = 2;
 
 export class Generation {
   #stop = new AbortController();
+  #why = "";
   #saved = 0;
   #first = 0;
   #chunks = 0;
@@ -22,9 +23,17 @@ export class Generation {
     this.save = save;
   }
 
-  /** Ends the answer where it is. */
-  stop() {
+  /** Ends the answer where it is; `why` is the state that it then has. */
+  stop(why = "stopped") {
+    this.#why = why;
     this.#stop.abort();
+  }
+
+  /** The page goes away: nothing runs after this, so the message is stored as it will be found. */
+  leave() {
+    this.stop("interrupted");
+    this.message.state = "interrupted";
+    this.save();
   }
 
   /** Tokens per second so far, as they arrive here, or null before there is anything to measure. */
@@ -36,7 +45,6 @@ export class Generation {
   /** Runs to the end and never throws: what went wrong stands in the message. */
   async run() {
     const { message } = this;
-    this.save();
     try {
       for (let tries = 1; ; tries++) {
         try {
@@ -51,7 +59,7 @@ export class Generation {
       }
     } catch (error) {
       if (this.#stop.signal.aborted) {
-        message.state = "stopped";
+        message.state = this.#why;
       } else {
         message.state = "failed";
         const known = error instanceof ApiError;
@@ -99,7 +107,10 @@ export class Generation {
     const signal = this.#stop.signal;
     while (Date.now() < message.waitUntil) {
       this.changed();
-      await new Promise((resolve) => setTimeout(resolve, Math.min(1000, message.waitUntil - Date.now())));
+      await new Promise((resolve) => {
+        setTimeout(resolve, Math.min(1000, message.waitUntil - Date.now()));
+        signal.addEventListener("abort", resolve, { once: true });
+      });
       signal.throwIfAborted();
     }
   }

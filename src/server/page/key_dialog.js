@@ -7,7 +7,8 @@ export class KeyDialog {
 
   /** `entered(key)` is called with what the user entered. */
   constructor(entered) {
-    const submit = () => {
+    byId("key-form").addEventListener("submit", (event) => {
+      event.preventDefault();
       const key = this.#input.value.trim();
       if (key === "") {
         this.#input.focus();
@@ -15,12 +16,8 @@ export class KeyDialog {
       }
       this.#dialog.close();
       entered(key);
-    };
-    byId("key-save").addEventListener("click", submit);
-    byId("key-cancel").addEventListener("click", () => this.#dialog.close());
-    this.#input.addEventListener("keydown", (event) => {
-      if (event.key === "Enter") submit();
     });
+    byId("key-cancel").addEventListener("click", () => this.#dialog.close());
   }
 
   /** Opens it, unless it is open; `refused` is true when a key was sent and not accepted. */

@@ -26,8 +26,9 @@ function link(href, content, raw) {
 const marked = new Marked({
   gfm: true,
   breaks: true,
+  // No HTML: without these two, tags are text like any other.
+  tokenizer: { html: () => undefined, tag: () => undefined },
   renderer: {
-    html: ({ text }) => escape(text),
     link(token) {
       return link(token.href, this.parser.parseInline(token.tokens), token.raw);
     },

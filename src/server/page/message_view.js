@@ -79,7 +79,7 @@ export class MessageView {
     this.foot = element("div", { class: "foot" }, this.actions, this.stats);
     const who = own
       ? element("h2", { class: "visually-hidden", text: "You" })
-      : element("h2", { class: "who" }, element("img", { src: "logo.svg", alt: "", width: 20, height: 20 }), message.model);
+      : element("h2", { class: "who" }, element("span", { class: "logo" }), message.model);
     this.node = element(
       "article",
       { class: `message ${own ? "user" : "assistant"}`, "data-id": message.id },
@@ -106,9 +106,12 @@ export class MessageView {
     this.node.classList.toggle("unwritten", message.state === "streaming" && message.content === "");
     this.actions.hidden = running || this.#editing;
     this.copy.hidden = message.content === "";
+    // A failed answer has its own button to try again.
+    this.again.hidden = message.state === "failed";
     this.#showVariants();
     this.#showStats();
     this.#showProblem();
+    this.foot.hidden = message.state === "failed" && message.content === "" && !this.variants.hasChildNodes();
   }
 
   #showVariants() {
@@ -160,7 +163,7 @@ export class MessageView {
         "div",
         { class: "row" },
         fix ? button(fix, () => this.#act.fix(this.#message), "primary-button") : null,
-        button("Try again", () => this.#act.regenerate(this.#message), "text-button"),
+        button("Try again", () => this.#act.regenerate(this.#message), fix ? "text-button" : "primary-button"),
       ),
     );
   }

@@ -26,7 +26,7 @@ export class Models {
     const current = this.current;
     this.#select.replaceChildren(...models.map(({ id }) => element("option", { value: id, text: id })));
     if (current) this.#select.value = current.id;
-    this.#select.disabled = models.length === 0;
+    this.#select.closest("label").hidden = models.length === 0;
     this.changed();
   }
 }

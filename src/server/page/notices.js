@@ -11,16 +11,21 @@ export function announce(text) {
   byId("announcer").textContent = text;
 }
 
-/** A banner above the conversation, one for each `name`; without a text it goes away. */
-export function banner(name, text, action) {
+/**
+ * A banner above the conversation, one for each `name`; without a text it goes away. One that is `lasting` stays until
+ * then, others can be dismissed.
+ */
+export function banner(name, text, { action, lasting = false } = {}) {
   const old = byId("banners").querySelector(`[data-name="${name}"]`);
   if (!text) {
     old?.remove();
     return;
   }
   if (old && old.querySelector("p").textContent === text) return;
-  const button = action && element("button", { type: "button", class: "text-button", text: action.label, on: { click: action.run } });
-  const close = iconButton("close", "Dismiss", () => banner(name, null));
+  const button = action
+    ? element("button", { type: "button", class: "text-button", text: action.label, on: { click: action.run } })
+    : null;
+  const close = lasting ? null : iconButton("close", "Dismiss", () => banner(name, null));
   const node = element("div", { class: "banner", role: "alert", "data-name": name }, icon("warning"), element("p", { text }), button, close);
   if (old) old.replaceWith(node);
   else byId("banners").append(node);

@@ -5,26 +5,26 @@ import { count, rate } from "./format.js";
 
 export class ServerCard {
   #chart = new Chart(byId("chart"), (ceiling) => {
-    byId("chart-top").textContent = rate(ceiling).replace(/\.0$/, "");
+    byId("chart-top").textContent = ceiling === 0 ? "" : `${ceiling}`;
   });
 
   /** Shows a status of the server and of the model with this id. */
   show(status, modelId) {
     const { running, queued } = status.requests;
+    byId("server").hidden = false;
     byId("server-rate").textContent = rate(status.tokens_per_second);
-    byId("server-load").textContent = running + queued === 0 ? "idle" : `${running} running, ${queued} waiting`;
+    byId("server-load").textContent = running + queued === 0 ? "idle" : `${running} running${queued > 0 ? `, ${queued} waiting` : ""}`;
     this.#chart.push(status.tokens_per_second);
     byId("chart").setAttribute("aria-label", `Tokens per second in the last two minutes; now ${rate(status.tokens_per_second)}`);
     const model = status.models.find(({ id }) => id === modelId) ?? status.models[0];
     const facts = [];
     if (model) {
-      const used = model.kv.pages - model.kv.free_pages;
       facts.push(
         ["Device", model.backend],
         ["Placement", model.placement],
         ["Model", `${model.architecture}, context ${model.context}`],
         ["Kernels", model.kernels],
-        ["Cache", `${used} of ${count(model.kv.pages, "page")} in use`],
+        ["Cache", model.kv && `${model.kv.pages - model.kv.free_pages} of ${count(model.kv.pages, "page")} in use`],
       );
     }
     facts.push(["Version", `Sterna ${status.version}`]);
