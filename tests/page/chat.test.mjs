@@ -108,6 +108,28 @@ test("an answer is repeated, and the earlier one stays", async () => {
   assert.equal((await texts(page))[1], second);
 });
 
+test("a text goes on where it ended", async () => {
+  const page = await open(browser, server.url);
+  await set(page, "max_tokens", "20");
+  await say(page, "Once upon a time");
+  await answered(page);
+  const [, first] = await texts(page);
+  const requested = page.waitForRequest("**/v1/chat/completions");
+  await page.getByRole("button", { name: "Go on" }).click();
+  const { messages } = (await requested).postDataJSON();
+  assert.deepEqual(messages.map(({ role }) => role), ["user", "assistant"]);
+  assert.equal(messages[1].content.trim(), first);
+  await page.waitForFunction((length) => document.querySelector(".assistant .body").textContent.length > length, first.length);
+  await answered(page);
+  assert.ok((await texts(page))[1].startsWith(first));
+  assert.equal(await page.locator(".message").count(), 2);
+  const next = page.waitForRequest("**/v1/chat/completions");
+  await say(page, "Then");
+  assert.match((await next).postDataJSON().messages[2].content, /^ ?Then$/);
+  await answered(page);
+  assert.equal(await page.getByRole("button", { name: "Go on" }).count(), 1, "only the last answer goes on");
+});
+
 test("a message is edited and sent again from there", async () => {
   const page = await open(browser, server.url);
   await set(page, "max_tokens", "20");

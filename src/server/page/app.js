@@ -54,7 +54,7 @@ const models = new Models(settings, () => {
       ? `Message ${model.id}`
       : `A text that ${model.id} continues`;
   showEmpty(model, (text) => chat.send(open, text));
-  showContext(path(open), model);
+  show();
 });
 
 const keyDialog = new KeyDialog((key) => {
@@ -95,6 +95,11 @@ const chat = new Chat({
 const messages = new Messages(
   {
     regenerate: (message) => chat.regenerate(open, message),
+    canGoOn: (message) => chat.canGoOn(open, message),
+    goOn(message) {
+      chat.goOn(open, message);
+      composer.focus();
+    },
     edit(message, text) {
       chat.edit(open, message, text);
       composer.focus();

@@ -63,19 +63,32 @@ export class Chat {
     for (const generation of this.#running.values()) generation.leave();
   }
 
-  async #answer(conversation, asked) {
-    this.stop(conversation);
+  /** Whether a text that ended can go on: if the model takes it for what it is, a text to continue. */
+  canGoOn(conversation, message) {
     const model = this.models.current;
-    const request = this.settings.request(model, history(conversation, asked));
-    const message = append(conversation, asked.id, {
-      role: "assistant",
-      content: "",
-      model: model.id,
-      state: "streaming",
-      asked: { max_tokens: request.max_tokens, context: model.context_length },
-    });
+    const ended = message.state === "done" || message.state === "stopped" || message.state === "interrupted";
+    return Boolean(model && !model.has_chat_template && ended && path(conversation).at(-1) === message);
+  }
+
+  /** Lets the model go on with an answer where it ended. */
+  goOn(conversation, message) {
+    this.#write(conversation, message, message);
+  }
+
+  #answer(conversation, asked) {
+    this.stop(conversation);
+    const message = append(conversation, asked.id, { role: "assistant", content: "", model: this.models.current.id });
+    this.#write(conversation, asked, message);
+  }
+
+  /** Writes what comes after the message `last` into `message`. */
+  async #write(conversation, last, message) {
+    const model = this.models.current;
+    const request = this.settings.request(model, history(conversation, last));
+    message.state = "streaming";
+    message.asked = { max_tokens: request.max_tokens, context: model.context_length };
     conversation.updated = Date.now();
-    const generation = new Generation(this.api, request, message, {
+    const generation = new Generation(this.api, request, conversation.id, message, {
       changed: () => this.page.changed(conversation, message),
       save: () => this.conversations.save(conversation),
     });

@@ -13,11 +13,12 @@ export class Generation {
   #chunks = 0;
 
   /**
-   * Writes into `message`. `changed(message)` is called after each change, `save()` now and then and at the end.
+   * Writes the answer to `request` behind what `message` has. `session` names the conversation. `changed(message)` is called after each change, `save()` now and then and at the end.
    */
-  constructor(api, request, message, { changed, save }) {
+  constructor(api, request, session, message, { changed, save }) {
     this.api = api;
     this.request = request;
+    this.session = session;
     this.message = message;
     this.changed = () => changed(message);
     this.save = save;
@@ -76,8 +77,9 @@ export class Generation {
     const { message } = this;
     const started = performance.now();
     message.state = "streaming";
+    for (const name of ["finish", "usage", "timings", "firstToken"]) delete message[name];
     this.changed();
-    for await (const part of this.api.chat(this.request, this.#stop.signal)) {
+    for await (const part of this.api.chat(this.request, this.session, this.#stop.signal)) {
       if (part.text !== undefined) {
         if (this.#chunks === 0) {
           this.#first = performance.now();

@@ -59,8 +59,8 @@ export class MessageView {
   #editing = false;
 
   /**
-   * `act` does what the buttons say: regenerate(message), edit(message, text), show(message), fix(message) after a
-   * failure with fixLabel(message) as its name, siblings(message), liveRate(message), limit(message) as a sentence,
+   * `act` does what the buttons say: regenerate(message), edit(message, text), show(message), goOn(message) where
+   * canGoOn(message), fix(message) after a failure with fixLabel(message) as its name, siblings(message), liveRate(message), limit(message) as a sentence,
    * draft(message) and keepDraft(message, text) of an edit.
    */
   constructor(message, act) {
@@ -75,7 +75,10 @@ export class MessageView {
     this.again = own
       ? iconButton("edit", "Edit and send again", () => this.#edit(this.#message.content))
       : iconButton("retry", "Another answer", () => act.regenerate(this.#message));
-    this.actions = element("div", { class: "actions" }, this.variants, this.copy, this.again);
+    this.more = own
+      ? null
+      : element("button", { type: "button", class: "text-button", text: "Go on", on: { click: () => act.goOn(this.#message) } });
+    this.actions = element("div", { class: "actions" }, this.variants, this.copy, this.again, this.more);
     this.foot = element("div", { class: "foot" }, this.actions, this.stats);
     const who = own
       ? element("h2", { class: "visually-hidden", text: "You" })
@@ -108,6 +111,7 @@ export class MessageView {
     this.copy.hidden = message.content === "";
     // A failed answer has its own button to try again.
     this.again.hidden = message.state === "failed";
+    if (this.more) this.more.hidden = !this.#act.canGoOn(message);
     this.#showVariants();
     this.#showStats();
     this.#showProblem();

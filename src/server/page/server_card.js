@@ -3,6 +3,11 @@ import { Chart } from "./chart.js";
 import { byId, element } from "./dom.js";
 import { count, rate } from "./format.js";
 
+/** What the pages of the key-value cache are used for. */
+function cache({ pages, free_pages: free, retained_pages: kept }) {
+  return `${pages - free - kept} of ${count(pages, "page")} in use${kept > 0 ? `, ${kept} kept for reuse` : ""}`;
+}
+
 export class ServerCard {
   #chart = new Chart(byId("chart"), (ceiling) => {
     byId("chart-top").textContent = ceiling === 0 ? "" : `${ceiling}`;
@@ -24,7 +29,7 @@ export class ServerCard {
         ["Placement", model.placement],
         ["Model", `${model.architecture}, context ${model.context}`],
         ["Kernels", model.kernels],
-        ["Cache", model.kv && `${model.kv.pages - model.kv.free_pages} of ${count(model.kv.pages, "page")} in use`],
+        ["Cache", model.kv && cache(model.kv)],
       );
     }
     facts.push(["Version", `Sterna ${status.version}`]);

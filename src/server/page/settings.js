@@ -1,4 +1,5 @@
 // The settings of requests: what there is, what is valid, what is sent.
+import { inARow } from "./thread.js";
 
 /** Numbers that a request may carry. Empty ones are not sent: then the server's or the model's default holds. */
 export const NUMBERS = [
@@ -56,15 +57,19 @@ export class Settings {
 
   /** The fields of a request to `model` with these messages. */
   request(model, messages) {
-    const request = { model: model.id, messages, max_tokens: defaultLength(model) };
+    const system = this.#values.system.trim();
+    const all = system === "" ? messages : [{ role: "system", content: system }, ...messages];
+    const request = {
+      model: model.id,
+      messages: model.has_chat_template ? all : inARow(all),
+      max_tokens: defaultLength(model),
+    };
     for (const number of NUMBERS) {
       const text = this.#values[number.name];
       if (text.trim() !== "" && problem(number, text) === null) request[number.name] = Number(text);
     }
     const stop = this.#values.stop.split("\n").filter((line) => line !== "");
     if (stop.length > 0) request.stop = stop;
-    const system = this.#values.system.trim();
-    if (system !== "") request.messages = [{ role: "system", content: system }, ...messages];
     return request;
   }
 }

@@ -57,6 +57,18 @@ export function remove(conversation, message) {
   conversation.messages = conversation.messages.filter((other) => other.id !== message.id);
 }
 
+/**
+ * The messages for a model that knows no conversations and goes on with their texts in a row: where two would run into
+ * one word, a space parts them.
+ */
+export function inARow(messages) {
+  return messages.map((message, index) => {
+    const before = messages[index - 1]?.content ?? " ";
+    const apart = /\s$/.test(before) || /^\s/.test(message.content);
+    return apart ? message : { ...message, content: ` ${message.content}` };
+  });
+}
+
 /** What the model is sent to answer `last`: the messages from the first to it, without answers that failed unwritten. */
 export function history(conversation, last) {
   const byId = new Map(conversation.messages.map((message) => [message.id, message]));
