@@ -49,11 +49,13 @@ const drafts = {
 const models = new Models(settings, () => {
   const model = models.current;
   composer.placeholder = !model
-    ? "Waiting for the server…"
+    ? models.known
+      ? "There is no model to write to"
+      : "Waiting for the server…"
     : model.has_chat_template
       ? `Message ${model.id}`
       : `A text that ${model.id} continues`;
-  showEmpty(model, (text) => chat.send(open, text));
+  showEmpty(model, models.known, (text) => chat.send(open, text));
   show();
 });
 

@@ -14,8 +14,11 @@ const CHAT = [
   ["What are the pros and cons of working at night? Answer with a table.", "a comparison"],
 ];
 
-/** Shows the empty state for `model` (undefined while none is known); `begin(text)` is called with a chosen example. */
-export function showEmpty(model, begin) {
+/**
+ * Shows the empty state for `model`, which is undefined where there is none; `known` says whether the server has told which
+ * models it has. `begin(text)` is called with a chosen example.
+ */
+export function showEmpty(model, known, begin) {
   const continues = model && !model.has_chat_template;
   const examples = (continues ? CONTINUE : CHAT).map(([text, kind]) =>
     element(
@@ -29,7 +32,9 @@ export function showEmpty(model, begin) {
     ? `${model.id} continues text: it was not trained to answer questions. Give it a beginning.`
     : model
       ? `You are talking to ${model.id}, which runs on this server.`
-      : "Looking for the server’s models…";
+      : known
+        ? "No model of this server writes text: they only embed it, for programs that ask for it."
+        : "Looking for the server’s models…";
   byId("empty").replaceChildren(
     element("span", { class: "logo" }),
     element("h2", { text: continues ? "How does the story begin?" : "What shall we talk about?" }),

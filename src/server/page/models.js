@@ -3,7 +3,7 @@ import { byId, element } from "./dom.js";
 
 export class Models {
   #settings;
-  #all = [];
+  #all = null;
   #select = byId("model");
 
   /** `changed()` is called when the models or the choice changed. */
@@ -18,15 +18,21 @@ export class Models {
 
   /** The model that is used, or undefined while none is known. */
   get current() {
-    return this.#all.find(({ id }) => id === this.#settings.get("model")) ?? this.#all[0];
+    return this.#all?.find(({ id }) => id === this.#settings.get("model")) ?? this.#all?.[0];
+  }
+
+  /** Whether the server has told its models. */
+  get known() {
+    return this.#all !== null;
   }
 
   set all(models) {
-    this.#all = models;
+    // Embedding models write no text.
+    this.#all = models.filter(({ kind }) => kind !== "embedding");
     const current = this.current;
-    this.#select.replaceChildren(...models.map(({ id }) => element("option", { value: id, text: id })));
+    this.#select.replaceChildren(...this.#all.map(({ id }) => element("option", { value: id, text: id })));
     if (current) this.#select.value = current.id;
-    this.#select.closest("label").hidden = models.length === 0;
+    this.#select.closest("label").hidden = this.#all.length === 0;
     this.changed();
   }
 }
