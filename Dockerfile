@@ -23,5 +23,6 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 \
     CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET /health HTTP/1.0\\r\\n\\r\\n' >&3 && head -n 1 <&3 | grep -q ' 200 '"]
 # Listens to all, as a container must: it wants an API key (STERNA_API_KEY) or --insecure.
-ENTRYPOINT ["sterna", "serve", "--host", "0.0.0.0", "--port", "8080"]
+ENV STERNA_HOST=0.0.0.0 STERNA_PORT=8080
+ENTRYPOINT ["sterna", "serve"]
 CMD ["demo"]

@@ -193,11 +193,16 @@ test("a page that goes away while an answer is written keeps what was written", 
 test("conversations are switched, renamed, exported, deleted and brought back", async () => {
   const page = await open(browser, server.url);
   await set(page, "max_tokens", "10");
-  for (const text of ["The first one", "The second one"]) {
+  const long = "A conversation with a title that is certainly too long for the list ".repeat(3);
+  for (const text of [long, "The first one", "The second one"]) {
     await page.locator("#new").click();
     await say(page, text);
     await answered(page);
   }
+  assert.match(await list(page).last().innerText(), /^A conversation with a title.*…$/);
+  assert.ok(await page.evaluate(() => document.querySelector("nav").scrollWidth <= document.querySelector("nav").clientWidth));
+  await list(page).last().hover();
+  await page.getByRole("button", { name: "Delete “A conv" }).click();
   assert.deepEqual(await list(page).allInnerTexts(), ["The second one", "The first one"]);
   await list(page).last().click();
   assert.equal((await texts(page))[0], "The first one");

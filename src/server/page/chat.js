@@ -1,7 +1,7 @@
 // What happens in a conversation: sending, answering, stopping, repeating, editing.
 import { Generation } from "./generation.js";
 import { titleOf } from "./conversations.js";
-import { append, history, path, remove, select } from "./thread.js";
+import { append, history, path, removeLeaf, select } from "./thread.js";
 
 export class Chat {
   #running = new Map();
@@ -43,7 +43,7 @@ export class Chat {
   regenerate(conversation, message) {
     if (!this.models.current) return;
     const asked = conversation.messages.find(({ id }) => id === message.parent);
-    if (message.state === "failed" && message.content === "") remove(conversation, message);
+    if (message.state === "failed" && message.content === "") removeLeaf(conversation, message);
     this.#answer(conversation, asked);
   }
 

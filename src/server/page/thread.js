@@ -15,9 +15,11 @@ export function siblings(conversation, message) {
 
 /** The messages that are shown: from the first one along the choices that were made. */
 export function path(conversation) {
-  const children = Map.groupBy
-    ? Map.groupBy(conversation.messages, (message) => message.parent)
-    : group(conversation.messages);
+  const children = new Map();
+  for (const message of conversation.messages) {
+    if (!children.has(message.parent)) children.set(message.parent, []);
+    children.get(message.parent).push(message);
+  }
   const shown = [];
   let at = null;
   while (children.has(at)) {
@@ -28,15 +30,6 @@ export function path(conversation) {
     at = next.id;
   }
   return shown;
-}
-
-function group(messages) {
-  const children = new Map();
-  for (const message of messages) {
-    if (!children.has(message.parent)) children.set(message.parent, []);
-    children.get(message.parent).push(message);
-  }
-  return children;
 }
 
 /** Adds a message below `parent` (an id, or null for the first) and shows it. */
@@ -52,8 +45,9 @@ export function select(conversation, message) {
   conversation.selected[message.parent ?? ROOT] = message.id;
 }
 
-/** Takes away a message that has nothing below it. */
-export function remove(conversation, message) {
+/** Takes away a message, unless others follow on it. */
+export function removeLeaf(conversation, message) {
+  if (conversation.messages.some((other) => other.parent === message.id)) return;
   conversation.messages = conversation.messages.filter((other) => other.id !== message.id);
 }
 
