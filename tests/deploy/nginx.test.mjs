@@ -58,7 +58,19 @@ async function running() {
 before(async () => {
   replicas = await Promise.all([await freePort(), await freePort()].map(start));
   port = await freePort();
-  const certificate = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-subj", `/CN=${NAME}`];
+  const certificate = [
+    "req",
+    "-x509",
+    "-newkey",
+    "rsa:2048",
+    "-nodes",
+    "-keyout",
+    "key.pem",
+    "-out",
+    "cert.pem",
+    "-subj",
+    `/CN=${NAME}`,
+  ];
   assert.equal(spawnSync("openssl", certificate, { cwd: folder }).status, 0);
   // The file as it is, but for ports and the certificate.
   const site = readFileSync(fileURLToPath(new URL("../../deploy/nginx.conf", import.meta.url)), "utf8")
@@ -69,7 +81,9 @@ before(async () => {
     .replaceAll(/^.*listen \[::\].*$/gm, "")
     .replace(/ssl_certificate .*/, "ssl_certificate cert.pem;")
     .replace(/ssl_certificate_key .*/, "ssl_certificate_key key.pem;");
-  const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map((each) => `${each}_temp_path ${each};`).join(" ");
+  const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+    .map((each) => `${each}_temp_path ${each};`)
+    .join(" ");
   writeFileSync(join(folder, "site.conf"), site);
   writeFileSync(
     join(folder, "nginx.conf"),
@@ -99,12 +113,24 @@ function ask({ prompt = "Once upon a time", session = "", stream = true, max_tok
     ignore_eos: true,
     ...(stream ? { stream_options: { include_usage: true } } : {}),
   });
-  const headers = { "content-type": "application/json", authorization: `Bearer ${KEY}`, host: NAME, "x-session-id": session };
+  const headers = {
+    "content-type": "application/json",
+    authorization: `Bearer ${KEY}`,
+    host: NAME,
+    "x-session-id": session,
+  };
   return new Promise((resolve) => {
     const pieces = [];
     let text = "";
     const finish = (failed) => resolve({ began, ended: Date.now(), pieces, text, failed });
-    const options = { host: "127.0.0.1", port, servername: NAME, rejectUnauthorized: false, agent, path: "/v1/chat/completions" };
+    const options = {
+      host: "127.0.0.1",
+      port,
+      servername: NAME,
+      rejectUnauthorized: false,
+      agent,
+      path: "/v1/chat/completions",
+    };
     const request = https.request({ ...options, method: "POST", headers }, (response) => {
       response.setEncoding("utf8");
       response.on("data", (data) => {
@@ -153,7 +179,10 @@ test("tokens pass as they are written", async () => {
 test("a session stays at the replica that knows its beginning", async () => {
   const both = new Set();
   for (let session = 0; session < 12; session++) {
-    const prompt = `Number ${session} was the ${session}th of all the ${session} kings who lived in the great old house by the sea. `.repeat(4);
+    const prompt =
+      `Number ${session} was the ${session}th of all the ${session} kings who lived in the great old house by the sea. `.repeat(
+        4,
+      );
     const cached = async () => {
       const { text, failed } = await ask({ prompt, session: `s${session}`, max_tokens: 2 });
       assert.equal(failed, null);
@@ -163,7 +192,9 @@ test("a session stays at the replica that knows its beginning", async () => {
     assert.ok((await cached()) > 16, `session ${session} went to another replica`);
   }
   for (const { port } of replicas) {
-    const metrics = await (await fetch(`http://127.0.0.1:${port}/metrics`, { headers: { authorization: `Bearer ${KEY}` } })).text();
+    const metrics = await (
+      await fetch(`http://127.0.0.1:${port}/metrics`, { headers: { authorization: `Bearer ${KEY}` } })
+    ).text();
     const count = /sterna_requests_total\{route="\/v1\/chat\/completions",status="200"\} (\d+)/.exec(metrics);
     if (Number(count?.[1]) > 0) both.add(port);
   }
@@ -191,7 +222,8 @@ test("a replica that is killed costs only the answers that it was writing", asyn
   });
   const failed = results.filter(({ failed }) => failed);
   const inFlight = results.filter(({ began, ended }) => began <= killed && ended >= killed);
-  for (const each of failed) assert.ok(inFlight.includes(each), `failed ${each.began - killed} ms after the kill: ${each.failed}`);
+  for (const each of failed)
+    assert.ok(inFlight.includes(each), `failed ${each.began - killed} ms after the kill: ${each.failed}`);
   assert.ok(results.filter(({ began }) => began > killed).length > 8);
 });
 
@@ -205,7 +237,10 @@ test("restarting one replica after the other costs nothing", async () => {
     }
     await sleep(500);
   });
-  assert.deepEqual(results.filter(({ failed }) => failed).map(({ failed }) => failed), []);
+  assert.deepEqual(
+    results.filter(({ failed }) => failed).map(({ failed }) => failed),
+    [],
+  );
 });
 
 test("what is for operators is not open to the world", async () => {

@@ -13,7 +13,8 @@ if [ -n "$(missing)" ] && [ "${CI:-}" = true ]; then
     apt-get update -qq && apt-get install -qq -y --no-install-recommends nginx-light openssl nodejs >/dev/null
 fi
 if [ -n "$(missing)" ]; then
-    echo "note: there is no $(missing | xargs) (Debian: apt-get install nginx-light openssl nodejs); the test of nginx is skipped" >&2
+    echo "note: missing: $(missing | xargs) (Debian: apt-get install nginx-light openssl nodejs)" >&2
+    echo "note: the test of nginx is skipped" >&2
     exit 0
 fi
 

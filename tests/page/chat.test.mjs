@@ -28,7 +28,10 @@ test("a message is sent and answered", async () => {
   assert.equal(asked, "Once upon a time");
   assert.ok(answer.length > 100, answer);
   assert.equal(await page.locator("#composer").inputValue(), "");
-  assert.match(await page.locator(".assistant .stats").innerText(), /[\d.]+ tokens\/s.*first token.*\d+ tokens.*prompt \d+/s);
+  assert.match(
+    await page.locator(".assistant .stats").innerText(),
+    /[\d.]+ tokens\/s.*first token.*\d+ tokens.*prompt \d+/s,
+  );
   assert.match(await page.locator("#context-text").innerText(), /^\d+ of 512 tokens/);
   assert.equal(await list(page).innerText(), "Once upon a time");
   assert.equal(await page.title(), "Once upon a time · Sterna");
@@ -39,7 +42,10 @@ test("device, placement and speed of the server are shown", async () => {
   const page = await open(browser, server.url);
   const facts = page.locator("#server-facts");
   await facts.getByText("Device").waitFor();
-  assert.match(await facts.innerText(), /Device\s+cpu.*Placement\s+.*cpu.*Model\s+bitnet-b1\.58, context 512.*Sterna \d/s);
+  assert.match(
+    await facts.innerText(),
+    /Device\s+cpu.*Placement\s+.*cpu.*Model\s+bitnet-b1\.58, context 512.*Sterna \d/s,
+  );
   const path = page.locator("#chart .chart-line");
   const first = await path.getAttribute("d");
   await page.waitForFunction((old) => document.querySelector("#chart .chart-line").getAttribute("d") !== old, first);
@@ -60,7 +66,10 @@ test("an answer grows while it is written, and Escape stops it", async () => {
   const body = page.locator(".assistant .body");
   await page.waitForFunction(() => document.querySelector(".assistant .body")?.textContent.length > 20);
   const early = await body.innerText();
-  await page.waitForFunction((length) => document.querySelector(".assistant .body").textContent.length > length + 20, early.length);
+  await page.waitForFunction(
+    (length) => document.querySelector(".assistant .body").textContent.length > length + 20,
+    early.length,
+  );
   assert.ok((await body.innerText()).startsWith(early.trimEnd()));
   assert.equal(await page.locator("#send").getAttribute("aria-label"), "Stop");
   await page.keyboard.press("Escape");
@@ -117,9 +126,15 @@ test("a text goes on where it ended", async () => {
   const requested = page.waitForRequest("**/v1/chat/completions");
   await page.getByRole("button", { name: "Go on" }).click();
   const { messages } = (await requested).postDataJSON();
-  assert.deepEqual(messages.map(({ role }) => role), ["user", "assistant"]);
+  assert.deepEqual(
+    messages.map(({ role }) => role),
+    ["user", "assistant"],
+  );
   assert.equal(messages[1].content.trim(), first);
-  await page.waitForFunction((length) => document.querySelector(".assistant .body").textContent.length > length, first.length);
+  await page.waitForFunction(
+    (length) => document.querySelector(".assistant .body").textContent.length > length,
+    first.length,
+  );
   await answered(page);
   assert.ok((await texts(page))[1].startsWith(first));
   assert.equal(await page.locator(".message").count(), 2);
@@ -200,7 +215,9 @@ test("conversations are switched, renamed, exported, deleted and brought back", 
     await answered(page);
   }
   assert.match(await list(page).last().innerText(), /^A conversation with a title.*…$/);
-  assert.ok(await page.evaluate(() => document.querySelector("nav").scrollWidth <= document.querySelector("nav").clientWidth));
+  assert.ok(
+    await page.evaluate(() => document.querySelector("nav").scrollWidth <= document.querySelector("nav").clientWidth),
+  );
   await list(page).last().hover();
   await page.getByRole("button", { name: "Delete “A conv" }).click();
   assert.deepEqual(await list(page).allInnerTexts(), ["The second one", "The first one"]);
@@ -223,7 +240,10 @@ test("conversations are switched, renamed, exported, deleted and brought back", 
   assert.equal(download.suggestedFilename(), "Renamed.json");
   const exported = JSON.parse(await readFile(await download.path(), "utf8"));
   assert.equal(exported.format, "sterna-conversation");
-  assert.deepEqual(exported.messages.map(({ role }) => role), ["user", "assistant"]);
+  assert.deepEqual(
+    exported.messages.map(({ role }) => role),
+    ["user", "assistant"],
+  );
   assert.equal(exported.messages[0].content, "The first one");
 
   await page.getByRole("button", { name: "Delete “Renamed”" }).click();

@@ -36,27 +36,31 @@ export async function serve(...args) {
 /** A proxy in front of `target` that lets an event of a stream pass each `delay` milliseconds. */
 export async function slowly(target, delay) {
   const proxy = http.createServer((request, response) => {
-    const upstream = http.request(target + request.url, { method: request.method, headers: request.headers }, async (answer) => {
-      response.writeHead(answer.statusCode, answer.headers);
-      if (!answer.headers["content-type"]?.startsWith("text/event-stream")) {
-        answer.pipe(response);
-        return;
-      }
-      let rest = "";
-      try {
-        for await (const chunk of answer.setEncoding("utf8")) {
-          const events = (rest + chunk).split("\n\n");
-          rest = events.pop();
-          for (const event of events) {
-            response.write(`${event}\n\n`);
-            await new Promise((resolve) => setTimeout(resolve, delay));
-          }
+    const upstream = http.request(
+      target + request.url,
+      { method: request.method, headers: request.headers },
+      async (answer) => {
+        response.writeHead(answer.statusCode, answer.headers);
+        if (!answer.headers["content-type"]?.startsWith("text/event-stream")) {
+          answer.pipe(response);
+          return;
         }
-        response.end();
-      } catch {
-        response.destroy();
-      }
-    });
+        let rest = "";
+        try {
+          for await (const chunk of answer.setEncoding("utf8")) {
+            const events = (rest + chunk).split("\n\n");
+            rest = events.pop();
+            for (const event of events) {
+              response.write(`${event}\n\n`);
+              await new Promise((resolve) => setTimeout(resolve, delay));
+            }
+          }
+          response.end();
+        } catch {
+          response.destroy();
+        }
+      },
+    );
     upstream.on("error", () => response.destroy());
     // The browser went away: so does the request to the server.
     response.on("close", () => upstream.destroy());
@@ -75,8 +79,15 @@ export async function slowly(target, delay) {
 export function launch() {
   return chromium.launch({
     executablePath: BROWSER,
-    args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-      "--disable-component-update", "--disable-sync"],
+    args: [
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-quic",
+      "--no-first-run",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
+    ],
   });
 }
 
@@ -85,7 +96,11 @@ export function launch() {
  * what the content security policy stopped), except failed requests, which some tests make on purpose.
  */
 export async function open(browser, url, options = {}) {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, colorScheme: "light", ...options });
+  const context = await browser.newContext({
+    viewport: { width: 1280, height: 800 },
+    colorScheme: "light",
+    ...options,
+  });
   context.setDefaultTimeout(15_000);
   if (options.before) await context.addInitScript(options.before);
   return openTab(context, url);
@@ -97,7 +112,8 @@ export async function openTab(context, url) {
   page.problems = [];
   page.on("pageerror", (error) => page.problems.push(error.message));
   page.on("console", (message) => {
-    if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) page.problems.push(message.text());
+    if (message.type() === "error" && !message.text().startsWith("Failed to load resource"))
+      page.problems.push(message.text());
   });
   await page.goto(url);
   return page;
@@ -127,7 +143,9 @@ export async function set(page, name, value) {
 /** A stream of chat chunks as the server sends it: `texts` as they come, then what `end` has. */
 export function stream(texts, end = [{ choices: [{ index: 0, delta: {}, finish_reason: "stop" }] }, "[DONE]"]) {
   const chunks = texts.map((content) => ({ choices: [{ index: 0, delta: { content }, finish_reason: null }] }));
-  return [...chunks, ...end].map((data) => `data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`).join("");
+  return [...chunks, ...end]
+    .map((data) => `data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`)
+    .join("");
 }
 
 /** Answers the page's next requests for answers with these bodies of streams or responses, one after the other. */

@@ -76,22 +76,53 @@ test("hostile text of a model stays text and runs nothing", async () => {
   await answered(page);
   const body = page.locator(".assistant .body");
   const shown = await body.innerText();
-  for (const part of ["<script>window.harm = 1</script>", '<img src="x" onerror="window.harm = 2">', "<b>not bold</b> bold", "<style>*"]) {
+  for (const part of [
+    "<script>window.harm = 1</script>",
+    '<img src="x" onerror="window.harm = 2">',
+    "<b>not bold</b> bold",
+    "<style>*",
+  ]) {
     assert.ok(shown.includes(part), `${part} in ${shown}`);
   }
-  const tags = await page.evaluate(() => [...new Set([...document.querySelectorAll(".body *")].map((node) => node.localName))].sort());
-  const expected = ["a", "button", "code", "div", "p", "path", "pre", "span", "strong", "svg", "table", "tbody", "td", "th", "thead", "tr"];
+  const tags = await page.evaluate(() =>
+    [...new Set([...document.querySelectorAll(".body *")].map((node) => node.localName))].sort(),
+  );
+  const expected = [
+    "a",
+    "button",
+    "code",
+    "div",
+    "p",
+    "path",
+    "pre",
+    "span",
+    "strong",
+    "svg",
+    "table",
+    "tbody",
+    "td",
+    "th",
+    "thead",
+    "tr",
+  ];
   assert.deepEqual(tags, expected);
-  const links = await body.locator("a").evaluateAll((nodes) => nodes.map(({ href, target, rel }) => [href, target, rel]));
+  const links = await body
+    .locator("a")
+    .evaluateAll((nodes) => nodes.map(({ href, target, rel }) => [href, target, rel]));
   assert.deepEqual(links, [["https://example.invalid/leak.png", "_blank", "noopener noreferrer nofollow"]]);
   const handlers = await page.evaluate(() =>
-    [...document.querySelectorAll(".body *")].flatMap((node) => node.getAttributeNames().filter((name) => /^on|^style$|^src/.test(name))),
+    [...document.querySelectorAll(".body *")].flatMap((node) =>
+      node.getAttributeNames().filter((name) => /^on|^style$|^src/.test(name)),
+    ),
   );
   assert.deepEqual(handlers, []);
   await page.reload();
   await body.waitFor();
   assert.equal(await page.evaluate(() => window.harm), undefined);
-  assert.deepEqual(requests.filter((url) => !url.startsWith(server.url)), []);
+  assert.deepEqual(
+    requests.filter((url) => !url.startsWith(server.url)),
+    [],
+  );
   assert.deepEqual(page.problems, []);
 });
 
@@ -107,7 +138,8 @@ test("a title made of markup stays text", async () => {
 test("the page's policy forbids what the page does not need", async () => {
   const answer = await fetch(server.url);
   const policy = answer.headers.get("content-security-policy");
-  for (const part of ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"]) assert.ok(policy.includes(part), policy);
+  for (const part of ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"])
+    assert.ok(policy.includes(part), policy);
   assert.doesNotMatch(policy, /unsafe/);
 });
 
@@ -130,7 +162,10 @@ test("Markdown is shown and copied", async () => {
 
 test("a growing answer is drawn at most once a frame, and only its end", async () => {
   const page = await open(browser, server.url);
-  await answerWith(page, stream(Array.from({ length: 3000 }, (_, index) => `word${index}${index % 30 === 29 ? "\n\n" : " "}`)));
+  await answerWith(
+    page,
+    stream(Array.from({ length: 3000 }, (_, index) => `word${index}${index % 30 === 29 ? "\n\n" : " "}`)),
+  );
   await page.evaluate(() => {
     window.frames_ = 0;
     window.drawn = 0;
@@ -140,7 +175,10 @@ test("a growing answer is drawn at most once a frame, and only its end", async (
     };
     frame();
     // A redraw replaces the last block; its records are the measure.
-    new MutationObserver(() => (window.drawn += 1)).observe(document.querySelector("#messages"), { childList: true, subtree: true });
+    new MutationObserver(() => (window.drawn += 1)).observe(document.querySelector("#messages"), {
+      childList: true,
+      subtree: true,
+    });
   });
   await say(page, "Hello");
   await page.getByText("word2999").waitFor();
@@ -156,10 +194,11 @@ test("the view follows an answer until the reader scrolls up", async () => {
     const page = await open(browser, slow.url, { viewport: { width: 600, height: 420 } });
     await set(page, "max_tokens", "380");
     await say(page, "Once upon a time");
-    const distance = () => page.evaluate(() => {
-      const area = document.querySelector("#scroll");
-      return area.scrollHeight - area.clientHeight - area.scrollTop;
-    });
+    const distance = () =>
+      page.evaluate(() => {
+        const area = document.querySelector("#scroll");
+        return area.scrollHeight - area.clientHeight - area.scrollTop;
+      });
     await page.waitForFunction(() => document.querySelector("#scroll").scrollTop > 60);
     assert.ok((await distance()) < 3);
     await page.locator("#scroll").hover();
@@ -181,10 +220,13 @@ test("the view follows an answer until the reader scrolls up", async () => {
 });
 
 test("light and dark follow the system, and the switch wins", async () => {
-  const ground = (page) => page.evaluate(() => {
-    const [red, green, blue] = getComputedStyle(document.querySelector("main")).backgroundColor.match(/\d+/g).map(Number);
-    return red + green + blue > 382 ? "light" : "dark";
-  });
+  const ground = (page) =>
+    page.evaluate(() => {
+      const [red, green, blue] = getComputedStyle(document.querySelector("main"))
+        .backgroundColor.match(/\d+/g)
+        .map(Number);
+      return red + green + blue > 382 ? "light" : "dark";
+    });
   const page = await open(browser, server.url, { colorScheme: "dark" });
   assert.equal(await ground(page), "dark");
   await page.emulateMedia({ colorScheme: "light" });
@@ -197,12 +239,17 @@ test("light and dark follow the system, and the switch wins", async () => {
 });
 
 test("a phone's width needs no sideways scrolling", async () => {
-  const wide = `${MARKDOWN}\n\n\`\`\`\n${"a long line of code ".repeat(20)}\n\`\`\`\n\n${"unbroken".repeat(40)}\n\n|${" column |".repeat(12)}\n|${"---|".repeat(12)}`;
+  const code = `\`\`\`\n${"a long line of code ".repeat(20)}\n\`\`\``;
+  const table = `|${" column |".repeat(12)}\n|${"---|".repeat(12)}`;
+  const wide = [MARKDOWN, code, "unbroken".repeat(40), table].join("\n\n");
   const page = await answeredWith(wide, { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true });
-  const fits = () => page.evaluate(() => {
-    const area = document.querySelector("#scroll");
-    return document.documentElement.scrollWidth <= innerWidth && area.scrollWidth <= area.clientWidth && innerWidth === 360;
-  });
+  const fits = () =>
+    page.evaluate(() => {
+      const area = document.querySelector("#scroll");
+      return (
+        document.documentElement.scrollWidth <= innerWidth && area.scrollWidth <= area.clientWidth && innerWidth === 360
+      );
+    });
   assert.ok(await fits());
   await page.locator("#sidebar-open").click();
   await page.locator("#conversations .open").waitFor();
@@ -229,15 +276,33 @@ test("everything is reached by Tab, with the focus seen", async () => {
       const node = document.activeElement;
       const styles = [node, node.closest(".composer")].filter(Boolean).map((each) => getComputedStyle(each));
       const seen = styles.some(({ outlineStyle, boxShadow }) => outlineStyle !== "none" || boxShadow !== "none");
-      return { name: node.getAttribute("aria-label") ?? (node.id || node.textContent), seen, body: node === document.body };
+      return {
+        name: node.getAttribute("aria-label") ?? (node.id || node.textContent),
+        seen,
+        body: node === document.body,
+      };
     });
     if (focused.body) break;
     assert.ok(focused.seen, `the focus on ${focused.name} is not seen`);
     reached.add(focused.name);
   }
-  for (const name of ["Skip to the message field", "Settings", "model", "composer", "Copy", "Another answer", "Edit and send again",
-    "Rename “Hello”", "Export “Hello” as JSON", "Delete “Hello”", "new"]) {
-    assert.ok([...reached].some((each) => each.startsWith(name)), `${name} is not among ${[...reached]}`);
+  for (const name of [
+    "Skip to the message field",
+    "Settings",
+    "model",
+    "composer",
+    "Copy",
+    "Another answer",
+    "Edit and send again",
+    "Rename “Hello”",
+    "Export “Hello” as JSON",
+    "Delete “Hello”",
+    "new",
+  ]) {
+    assert.ok(
+      [...reached].some((each) => each.startsWith(name)),
+      `${name} is not among ${[...reached]}`,
+    );
   }
 });
 
@@ -248,7 +313,11 @@ test("no violations of accessibility rules", async () => {
     assert.ok(passes.some(({ id }) => id === "color-contrast") && passes.length > 15, "the rules were applied");
     return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" | ")}`);
   };
-  for (const options of [{}, { colorScheme: "dark" }, { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true }]) {
+  for (const options of [
+    {},
+    { colorScheme: "dark" },
+    { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true },
+  ]) {
     const page = await answeredWith(MARKDOWN, options);
     await page.locator("#server-facts dt").first().waitFor({ state: "attached" });
     assert.deepEqual(await violations(page), []);

@@ -23,7 +23,11 @@ const problem = (page) => page.locator(".problem:visible");
 
 test("a busy server is tried again when it says", async () => {
   const page = await open(browser, server.url);
-  await answerWith(page, failure(429, "the queue is full", "rate_limit_exceeded", { "retry-after": "1" }), stream(["Here it is."]));
+  await answerWith(
+    page,
+    failure(429, "the queue is full", "rate_limit_exceeded", { "retry-after": "1" }),
+    stream(["Here it is."]),
+  );
   await say(page, "Hello");
   await page.getByText("The server is busy. Trying again in 1 s").waitFor();
   await page.getByText("Here it is.").waitFor();
@@ -54,7 +58,10 @@ test("an error is shown with the server's words, and the text can be sent again"
 
 test("an error in the middle of a stream keeps what was written", async () => {
   const page = await open(browser, server.url);
-  await answerWith(page, stream(["Half of", " an answer"], [{ error: { message: "the device was lost", type: "server_error" } }]));
+  await answerWith(
+    page,
+    stream(["Half of", " an answer"], [{ error: { message: "the device was lost", type: "server_error" } }]),
+  );
   await say(page, "Hello");
   await problem(page).getByText("the device was lost").waitFor();
   assert.equal((await texts(page))[1], "Half of an answer");
@@ -87,7 +94,12 @@ test("the real server says it when the context is full", async () => {
 
 test("use of the context is warned of when nearly all is used", async () => {
   const page = await open(browser, server.url);
-  const usage = { prompt_tokens: 400, completion_tokens: 80, total_tokens: 480, prompt_tokens_details: { cached_tokens: 384 } };
+  const usage = {
+    prompt_tokens: 400,
+    completion_tokens: 80,
+    total_tokens: 480,
+    prompt_tokens_details: { cached_tokens: 384 },
+  };
   const timings = { prompt_seconds: 0.1, first_token_seconds: 0.25, decode_seconds: 2, decode_tokens_per_second: 40 };
   await answerWith(page, stream(["So it was."], [{ choices: [], usage, timings }, "[DONE]"]));
   await say(page, "Hello");

@@ -2,22 +2,22 @@
 import { Api } from "./api.js";
 import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
+import { Connection } from "./connection.js";
 import { limitReached, showContext } from "./context.js";
 import { Conversations, exported } from "./conversations.js";
 import { byId, element } from "./dom.js";
+import { Drafts } from "./drafts.js";
 import { showEmpty } from "./empty.js";
-import { fillIcons, icon } from "./icons.js";
-import { KeyDialog } from "./key_dialog.js";
+import { fillIcons } from "./icons.js";
 import { Messages } from "./messages.js";
 import { Models } from "./models.js";
 import { announce, banner, message as notify } from "./notices.js";
-import { Poll } from "./poll.js";
 import { Follower } from "./scroll.js";
-import { ServerCard } from "./server_card.js";
 import { Settings } from "./settings.js";
 import { SettingsPanel } from "./settings_panel.js";
 import { Sidebar } from "./sidebar.js";
 import { BrowserStorage } from "./storage.js";
+import { themeButton } from "./theme_button.js";
 import { path, siblings } from "./thread.js";
 
 fillIcons(document);
@@ -25,26 +25,10 @@ fillIcons(document);
 const storage = new BrowserStorage((text) => banner("storage", text));
 const api = new Api(() => storage.get("key"));
 const conversations = new Conversations(storage);
+const drafts = new Drafts(storage, conversations);
 const settings = new Settings(storage);
 const follower = new Follower(byId("scroll"), byId("to-end"));
-const card = new ServerCard();
 let open = conversations.create();
-
-/** Drafts outlive a reload: of the open conversation's next message, and of messages that are being edited. */
-const drafts = {
-  key: (conversation) => `draft.${conversations.get(conversation.id) ? conversation.id : "new"}`,
-  get: (key) => storage.get(key),
-  set: (key, text) => (text ? storage.set(key, text) : storage.remove(key)),
-  /** Forgets the drafts of conversations that were deleted. */
-  tidy() {
-    const known = new Set(["draft.new"]);
-    for (const { id, messages } of conversations.all()) {
-      known.add(`draft.${id}`);
-      for (const message of messages) known.add(`edit.${message.id}`);
-    }
-    for (const key of [...storage.keys("draft."), ...storage.keys("edit.")]) if (!known.has(key)) storage.remove(key);
-  },
-};
 
 const models = new Models(settings, () => {
   const model = models.current;
@@ -59,14 +43,15 @@ const models = new Models(settings, () => {
   show();
 });
 
-const keyDialog = new KeyDialog((key) => {
-  storage.set("key", key);
-  banner("key", null);
-  connect();
-  const last = path(open).at(-1);
-  if (last?.error?.kind === "key" && last.state === "failed") afterConnect = () => chat.regenerate(open, last);
+const connection = new Connection({
+  api,
+  storage,
+  models,
+  keyEntered() {
+    const last = path(open).at(-1);
+    if (last?.state === "failed" && last.error.kind === "key") chat.regenerate(open, last);
+  },
 });
-let afterConnect = null;
 
 const chat = new Chat({
   api,
@@ -82,7 +67,7 @@ const chat = new Chat({
       follower.toEnd();
     },
     ended(conversation, message) {
-      if (message.state === "failed" && message.error.kind === "key") needKey();
+      if (message.state === "failed" && message.error.kind === "key") connection.needKey();
       if (conversation !== open) {
         showList();
         return;
@@ -114,23 +99,23 @@ const messages = new Messages(
     },
     limit: limitReached,
     fixLabel: ({ error }) => ({ key: "Enter the API key", context: "New conversation" })[error.kind] ?? null,
-    fix: ({ error }) => (error.kind === "key" ? keyDialog.open(storage.get("key") !== null) : startNew()),
-    draft: (message) => drafts.get(`edit.${message.id}`),
-    keepDraft: (message, text) => drafts.set(`edit.${message.id}`, text),
+    fix: ({ error }) => (error.kind === "key" ? connection.needKey() : startNew()),
+    draft: (message) => drafts.get(drafts.ofEdit(message)),
+    keepDraft: (message, text) => drafts.set(drafts.ofEdit(message), text),
   },
   () => follower.grown(),
 );
 
 const composer = new Composer({
   send(text) {
-    const key = drafts.key(open);
+    const draft = drafts.ofNext(open);
     const sent = chat.send(open, text);
-    if (sent) drafts.set(key, null);
+    if (sent) drafts.set(draft, null);
     else notify("There is no model to answer yet. Your text stays here.");
     return sent;
   },
   stop: () => chat.stop(open),
-  draft: (text) => drafts.set(drafts.key(open), text),
+  draft: (text) => drafts.set(drafts.ofNext(open), text),
 });
 
 const sidebar = new Sidebar({
@@ -191,7 +176,7 @@ function openNamed() {
   open = named ?? conversations.create();
   messages.clear();
   show();
-  composer.text = drafts.get(drafts.key(open)) ?? "";
+  composer.text = drafts.get(drafts.ofNext(open)) ?? "";
   follower.toEnd();
 }
 
@@ -209,71 +194,7 @@ function download(conversation) {
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
-function needKey() {
-  poll.pause();
-  const refused = storage.get("key") !== null;
-  banner("key", refused ? "The server did not accept the API key." : "This server needs an API key.", {
-    action: { label: "Enter it", run: () => keyDialog.open(refused) },
-    lasting: true,
-  });
-  keyDialog.open(refused);
-}
-
-/** Gets the models; the status polls go on from there. */
-let connected = false;
-let connecting = false;
-async function connect() {
-  if (connecting) return;
-  connecting = true;
-  try {
-    models.all = await api.models();
-    connected = true;
-    banner("gone", null);
-    poll.start();
-    afterConnect?.();
-    afterConnect = null;
-  } catch (error) {
-    if (error.kind === "key") {
-      needKey();
-      return;
-    }
-    lost(error);
-    poll.start();
-  } finally {
-    connecting = false;
-  }
-}
-
-function lost(error) {
-  connected = false;
-  card.gone();
-  const text = error.kind === "network" ? "The server does not answer. Trying again every 2 seconds." : error.message;
-  banner("gone", text, { lasting: true });
-}
-
-const poll = new Poll(
-  api,
-  (status) => {
-    card.show(status, models.current?.id);
-    if (!connected) connect();
-  },
-  (error) => (error.kind === "key" ? needKey() : lost(error)),
-);
-
-const THEMES = ["system", "light", "dark"];
-function showTheme() {
-  const theme = sternaTheme.get();
-  const button = byId("theme");
-  button.replaceChildren(icon(theme));
-  button.title = `Theme: ${theme}`;
-  button.setAttribute("aria-label", `Theme: ${theme}. Change`);
-}
-byId("theme").addEventListener("click", () => {
-  sternaTheme.set(THEMES[(THEMES.indexOf(sternaTheme.get()) + 1) % THEMES.length]);
-  showTheme();
-});
-showTheme();
-
+themeButton(byId("theme"));
 byId("new").addEventListener("click", startNew);
 byId("settings-open").addEventListener("click", () => panel.open(models.current));
 addEventListener("hashchange", openNamed);
@@ -287,9 +208,10 @@ document.addEventListener("keydown", (event) => {
 });
 addEventListener("pagehide", () => chat.leave());
 storage.onOtherTab((key) => {
-  if (!conversations.reload(key)) return;
-  const other = conversations.get(open.id);
-  if (other && !chat.running(open)) {
+  const id = conversations.reload(key);
+  if (id === null) return;
+  const other = conversations.get(id);
+  if (other && id === open.id && !chat.running(open)) {
     open = other;
     messages.clear();
     show();
@@ -297,7 +219,6 @@ storage.onOtherTab((key) => {
   showList();
 });
 
-drafts.tidy();
 models.changed();
 openNamed();
-connect();
+connection.connect();

@@ -7,8 +7,8 @@ export class Chat {
   #running = new Map();
 
   /**
-   * `page` draws: changed(conversation, message) while an answer grows, shown(conversation) when another
-   * version of a message is to be shown, began(conversation) when an answer was asked for, ended(conversation, message) when an answer ended.
+   * `page` draws: changed(conversation, message) while an answer grows, shown(conversation) when another version of a
+   * message is to be shown, began(conversation) when an answer was asked for, ended(conversation, message) when it ended.
    */
   constructor({ api, settings, models, conversations, page }) {
     Object.assign(this, { api, settings, models, conversations, page });

@@ -20,26 +20,29 @@ export class Conversations {
 
   constructor(storage) {
     this.#storage = storage;
-    for (const key of storage.keys(KEY)) this.#load(key);
+    for (const key of storage.keys(KEY)) {
+      for (const message of this.#load(key)?.messages ?? []) {
+        // An answer that was being written when its page went away.
+        if (message.state === "streaming" || message.state === "waiting") message.state = "interrupted";
+      }
+    }
   }
 
   #load(key) {
     const stored = this.#storage.getJson(key);
-    if (stored === null || typeof stored.id !== "string" || !Array.isArray(stored.messages)) return;
+    if (stored === null || typeof stored.id !== "string" || !Array.isArray(stored.messages)) return null;
     stored.selected ??= {};
-    for (const message of stored.messages) {
-      // An answer that was being written when its page went away.
-      if (message.state === "streaming" || message.state === "waiting") message.state = "interrupted";
-    }
     this.#known.set(stored.id, stored);
+    return stored;
   }
 
-  /** Takes over what another tab stored under `key`; true if that was a conversation. */
+  /** Takes over what another tab stored under `key`; the id of the conversation, or null if it was none. */
   reload(key) {
-    if (!key.startsWith(KEY)) return false;
-    this.#known.delete(key.slice(KEY.length));
+    if (!key.startsWith(KEY)) return null;
+    const id = key.slice(KEY.length);
+    this.#known.delete(id);
     this.#load(key);
-    return true;
+    return id;
   }
 
   /** A conversation without messages; it is stored with its first one. */

@@ -13,7 +13,8 @@ export class Generation {
   #chunks = 0;
 
   /**
-   * Writes the answer to `request` behind what `message` has. `session` names the conversation. `changed(message)` is called after each change, `save()` now and then and at the end.
+   * Writes the answer to `request` behind what `message` has. `session` names the conversation. `changed(message)` is
+   * called after each change, `save()` now and then and at the end.
    */
   constructor(api, request, session, message, { changed, save }) {
     this.api = api;

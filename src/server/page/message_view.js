@@ -60,8 +60,8 @@ export class MessageView {
 
   /**
    * `act` does what the buttons say: regenerate(message), edit(message, text), show(message), goOn(message) where
-   * canGoOn(message), fix(message) after a failure with fixLabel(message) as its name, siblings(message), liveRate(message), limit(message) as a sentence,
-   * draft(message) and keepDraft(message, text) of an edit.
+   * canGoOn(message), fix(message) after a failure with fixLabel(message) as its name, siblings(message),
+   * liveRate(message), limit(message) as a sentence, draft(message) and keepDraft(message, text) of an edit.
    */
   constructor(message, act) {
     this.#message = message;
@@ -77,7 +77,12 @@ export class MessageView {
       : iconButton("retry", "Another answer", () => act.regenerate(this.#message));
     this.more = own
       ? null
-      : element("button", { type: "button", class: "text-button", text: "Go on", on: { click: () => act.goOn(this.#message) } });
+      : element("button", {
+          type: "button",
+          class: "text-button",
+          text: "Go on",
+          on: { click: () => act.goOn(this.#message) },
+        });
     this.actions = element("div", { class: "actions" }, this.variants, this.copy, this.again, this.more);
     this.foot = element("div", { class: "foot" }, this.actions, this.stats);
     const who = own
@@ -158,7 +163,8 @@ export class MessageView {
     if (this.problem.hidden === !failed) return;
     this.problem.hidden = !failed;
     if (!failed) return;
-    const button = (label, run, kind) => element("button", { type: "button", class: kind, text: label, on: { click: run } });
+    const button = (label, run, kind) =>
+      element("button", { type: "button", class: kind, text: label, on: { click: run } });
     const fix = this.#act.fixLabel(this.#message);
     this.problem.replaceChildren(
       icon("warning"),

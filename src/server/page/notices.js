@@ -26,7 +26,14 @@ export function banner(name, text, { action, lasting = false } = {}) {
     ? element("button", { type: "button", class: "text-button", text: action.label, on: { click: action.run } })
     : null;
   const close = lasting ? null : iconButton("close", "Dismiss", () => banner(name, null));
-  const node = element("div", { class: "banner", role: "alert", "data-name": name }, icon("warning"), element("p", { text }), button, close);
+  const node = element(
+    "div",
+    { class: "banner", role: "alert", "data-name": name },
+    icon("warning"),
+    element("p", { text }),
+    button,
+    close,
+  );
   if (old) old.replaceWith(node);
   else byId("banners").append(node);
 }

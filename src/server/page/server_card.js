@@ -18,9 +18,13 @@ export class ServerCard {
     const { running, queued } = status.requests;
     byId("server").hidden = false;
     byId("server-rate").textContent = rate(status.tokens_per_second);
-    byId("server-load").textContent = running + queued === 0 ? "idle" : `${running} running${queued > 0 ? `, ${queued} waiting` : ""}`;
+    byId("server-load").textContent =
+      running + queued === 0 ? "idle" : `${running} running${queued > 0 ? `, ${queued} waiting` : ""}`;
     this.#chart.push(status.tokens_per_second);
-    byId("chart").setAttribute("aria-label", `Tokens per second in the last two minutes; now ${rate(status.tokens_per_second)}`);
+    byId("chart").setAttribute(
+      "aria-label",
+      `Tokens per second in the last two minutes; now ${rate(status.tokens_per_second)}`,
+    );
     const model = status.models.find(({ id }) => id === modelId) ?? status.models[0];
     const facts = [];
     if (model) {
@@ -36,7 +40,9 @@ export class ServerCard {
     byId("server-facts").replaceChildren(
       ...facts
         .filter(([, value]) => value)
-        .map(([name, value]) => element("div", { title: `${name}: ${value}` }, element("dt", { text: name }), element("dd", { text: value }))),
+        .map(([name, value]) =>
+          element("div", { title: `${name}: ${value}` }, element("dt", { text: name }), element("dd", { text: value })),
+        ),
     );
   }
 

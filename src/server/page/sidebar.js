@@ -41,7 +41,9 @@ export class Sidebar {
     const state = JSON.stringify([conversations.map(({ id, title }) => [id, title, running.has(id)]), open]);
     if (state === this.#drawn || this.#renaming) return;
     this.#drawn = state;
-    const focused = this.#list.contains(document.activeElement) ? document.activeElement.closest("li")?.dataset.id : null;
+    const focused = this.#list.contains(document.activeElement)
+      ? document.activeElement.closest("li")?.dataset.id
+      : null;
     this.#list.replaceChildren(
       ...(conversations.length > 0
         ? conversations.map((each) => this.#row(each, each.id === open, running.has(each.id)))

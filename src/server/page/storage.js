@@ -81,7 +81,8 @@ export class BrowserStorage {
     const full = error?.name === "QuotaExceededError" || error?.name === "NS_ERROR_DOM_QUOTA_REACHED";
     this.#trouble(
       full
-        ? "This browser's storage for the page is full. What is new lasts until you close this tab: export what you need, or delete old conversations."
+        ? "This browser's storage for the page is full. What is new lasts until you close this tab: export what you need, " +
+            "or delete old conversations."
         : "This browser does not let the page store anything. Conversations and settings last until you close this tab.",
     );
   }
