@@ -1,11 +1,11 @@
 //! Which path leads where, and what every request goes through.
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
@@ -14,6 +14,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::body::MaxBody;
 use super::error::ApiError;
 use super::requests::REQUEST_ID;
 use super::state::App;
@@ -79,6 +80,7 @@ pub(super) fn router(app: App) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .fallback(page_or_nothing)
         .layer(DefaultBodyLimit::max(options.max_body))
+        .layer(Extension(MaxBody(options.max_body as u64)))
         .layer(from_fn_with_state(app.clone(), requests::observe))
         .layer(from_fn_with_state(app.clone(), access::check_host))
         .layer(CatchPanicLayer::custom(|_| ApiError::internal("an error inside sterna").into_response()))
