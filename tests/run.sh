@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test. Fetches what the tests need and cannot ship (the LLaMA-3 tokenizer, by npm); where npm is missing,
-# it says so and the tests that need it are skipped by name. Installs the emulated GPU that the GPU tests run on, where it
-# may; else it names the packages.
+# it says so and the tests that need it are skipped by name. Installs the emulated GPU that the GPU tests run on, and the
+# browser that the page is tested in, where it may; else it names the packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,6 +25,17 @@ if [ "$(uname)" = Linux ] && ! command -v spirv-val >/dev/null; then
 fi
 
 cargo test --workspace "$@"
+
+# The server with the clients of others, and its page in a browser.
+binary=$(realpath "${CARGO_TARGET_DIR:-target}/debug/sterna")
+if python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    tests/clients/run.sh "$binary"
+else
+    [ -z "${CI:-}" ] || exit 1
+    echo "note: Python is not installed (Debian: apt-get install python3-venv); the clients of others are not tested" >&2
+fi
+STERNA_BIN=$binary tests/page/run.sh
+STERNA_BIN=$binary tests/deploy/run.sh
 
 # The kernels again, as other devices would run them: subgroups of 4 instead of 8, and OpenGL, which has none. On real GPUs
 # these settings change nothing or little.

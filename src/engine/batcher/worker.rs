@@ -34,7 +34,12 @@ pub(super) struct Worker {
     /// Seconds that a token of a prompt takes, of late.
     prompt_token_seconds: f64,
     rate: Rate,
+    /// When figures were published, and how many requests were running then.
+    reported: (Instant, usize),
 }
+
+/// Figures are published when requests come and go, and this often.
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Tokens per second.
 struct Rate {
@@ -55,6 +60,7 @@ impl Worker {
             prefixes: PrefixCache::default(),
             prompt_token_seconds: 0.0,
             rate,
+            reported: (Instant::now(), 0),
         }
     }
 
@@ -100,7 +106,10 @@ impl Worker {
                 tracing::error!("{reason}");
                 self.break_down(&reason);
             }
-            self.report();
+            let (at, running) = self.reported;
+            if running != self.running.len() || at.elapsed() > REPORT_INTERVAL {
+                self.report();
+            }
         }
     }
 
@@ -339,6 +348,7 @@ impl Worker {
 
     /// Publishes figures.
     fn report(&mut self) {
+        self.reported = (Instant::now(), self.running.len());
         let engine = self.model.engine();
         let running = engine.pages_together(self.sequences());
         let all = engine.pages_together(self.sequences().chain(self.prefixes.retained()));
