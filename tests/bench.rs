@@ -183,3 +183,40 @@ fn reports_are_compared_with_significance() {
     diff(&a, "no-such-file", &[]).assert().failure().stderr(contains("no-such-file"));
     diff(&a, &a, &["--fail-below", "zero"]).assert().failure().stderr(contains("0.95"));
 }
+
+#[test]
+fn profiles_and_pages_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (page, trace) = (path("page.html"), path("trace.json"));
+    let args =
+        ["demo", "-p", "8", "-n", "4", "-r", "2", "-t", "2", "-d", "0,40", "--isa", "scalar", "--layout", "t16,t16x5"];
+    let report = report(&[&args[..], &["--html", &page, "--profile", &trace]].concat());
+    assert_eq!(report["rows"].as_array().unwrap().len(), 8);
+
+    let trace: Value = serde_json::from_str(&std::fs::read_to_string(trace).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let names: Vec<&str> =
+        events.iter().filter(|e| e["name"] == "process_name").map(|e| e["args"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), 8, "{names:?}");
+    let generated = names.iter().position(|name| name.contains("tg4, cpu, 2 threads, t16x5")).unwrap() + 1;
+    let ops: Vec<&Value> = events.iter().filter(|e| e["pid"] == generated && e["ph"] == "X").collect();
+    // 4 tokens through 4 blocks with 9 ops, the embedding and the head.
+    assert_eq!(ops.len(), 4 * (4 * 9 + 2), "{ops:#?}");
+    for layer in 0..6 {
+        assert!(ops.iter().any(|op| op["args"]["layer"] == layer), "layer {layer}");
+    }
+    let mut end = 0.0;
+    for op in ops {
+        let (start, time) = (op["ts"].as_f64().unwrap(), op["dur"].as_f64().unwrap());
+        assert!(start >= end - 1e-3 && time >= 0.0, "ops follow each other: {op}");
+        end = start + time;
+    }
+
+    let page = std::fs::read_to_string(page).unwrap();
+    for part in ["Throughput by backend", "Time by op", "Roofline", "Generation over depth", "tokens per second"] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert_eq!(page.matches("role=\"img\" aria-label=\"").count(), page.matches("<svg").count());
+    assert!(!page.contains("http") && !page.contains("<script") && !page.contains("NaN") && !page.contains("inf\""));
+}

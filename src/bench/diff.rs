@@ -19,6 +19,8 @@ pub struct Diff {
 /// What tells rows apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
+    /// The program.
+    pub engine: String,
     /// The model.
     pub model: String,
     /// `pp` (prompt) or `tg` (generation).
@@ -69,6 +71,7 @@ pub struct Change {
 impl Key {
     fn of(row: &Row) -> Key {
         Key {
+            engine: row.engine.clone(),
             model: row.model.clone(),
             test: row.test.clone(),
             n_prompt: row.n_prompt,

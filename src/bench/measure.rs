@@ -7,7 +7,7 @@ use super::row::{Repetition, Skipped, by_state};
 use super::spec::PROMPT;
 use super::stats::Rate;
 use super::timing::time;
-use super::{Options, Report, Row, Spec, Test};
+use super::{ENGINE, Options, Report, Row, Spec, Test};
 use crate::engine::Engine;
 use crate::{Error, Model, OpenOptions};
 
@@ -116,6 +116,11 @@ fn describe_skipped(options: &Options, spec: &Spec, reason: String) -> Skipped {
         kv: spec.kv.name().to_owned(),
         reason,
     }
+}
+
+/// Whether a report has a combination among those that were left out.
+pub fn is_skipped(options: &Options, spec: &Spec, report: &Report) -> bool {
+    report.skipped.iter().any(|known| *known == describe_skipped(options, spec, known.reason.clone()))
 }
 
 /// The model for a combination, opened if it is not open yet.
@@ -229,6 +234,7 @@ fn row(options: &Options, spec: &Spec, facts: &Facts, repetitions: &[Repetition]
         Test::Generate(tokens) => (0, tokens),
     };
     Row {
+        engine: ENGINE.to_owned(),
         model: options.models[spec.model].name(),
         test: spec.test.name().to_owned(),
         n_prompt,
@@ -243,8 +249,8 @@ fn row(options: &Options, spec: &Spec, facts: &Facts, repetitions: &[Repetition]
         kernel: facts.kernel.to_owned(),
         kv: spec.kv.name().to_owned(),
         tokens_per_second: Rate::of(&rates),
-        bytes_per_token: facts.bytes_per_token,
-        macs_per_token: facts.macs_per_token,
+        bytes_per_token: Some(facts.bytes_per_token),
+        macs_per_token: Some(facts.macs_per_token),
         limit: limit.to_owned(),
         limit_rate,
         limit_share: middle(repetitions.iter().filter_map(share).collect()),

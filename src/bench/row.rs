@@ -116,9 +116,14 @@ pub struct Skipped {
     pub reason: String,
 }
 
+/// What rows of this program call it.
+pub const ENGINE: &str = "sterna";
+
 /// How fast one combination is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
+    /// `sterna`, or the name of a peer.
+    pub engine: String,
     /// The model.
     pub model: String,
     /// `pp` (prompt) or `tg` (generation).
@@ -149,9 +154,9 @@ pub struct Row {
     pub tokens_per_second: Rate,
     /// Bytes that must be read for one generated token: ternary weights and head, shared by all parallel sequences, and cached
     /// keys and values at the middle of the generation.
-    pub bytes_per_token: u64,
+    pub bytes_per_token: Option<u64>,
     /// Multiply-adds with ternary weights for one token.
-    pub macs_per_token: u64,
+    pub macs_per_token: Option<u64>,
     /// What bounds the test: `read`, or `int8` for prompts and where so many sequences run together that it takes longer.
     pub limit: String,
     /// The bound in GB/s or 10^9 multiply-adds per second, measured next to the repetitions; absent where it cannot be

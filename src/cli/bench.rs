@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use sterna::backend::Device;
-use sterna::bench::{self, ModelSource, Options, Report, Test, WeightsChoice};
+use sterna::bench::{self, ModelSource, Options, Profile, Report, Test, WeightsChoice};
 use sterna::tune::Tuned;
 use sterna::{Isa, Layout};
 
@@ -113,6 +113,15 @@ pub(super) struct Args {
     #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     repetitions: u16,
 
+    /// Also write a page with charts, which needs no network
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
+    /// Also run each combination once with every op timed, and write that as a trace for https://ui.perfetto.dev or
+    /// chrome://tracing
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+
     /// How the results are printed
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -133,6 +142,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         return bench_diff::run(args);
     }
     let (format, explain, output) = (args.format, args.explain, args.output.clone());
+    let (html, trace) = (args.html.clone(), args.profile.clone());
     let (compare, text) = (args.compare.clone(), args.text.clone());
     let lengths = (args.prompt.first().copied().unwrap_or(0), args.generate.first().copied().unwrap_or(0));
     let options = options(args)?;
@@ -153,7 +163,21 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     })?;
     bar.finish_and_clear();
     explain_skipped(&report)?;
+    let profiles = if html.is_some() || trace.is_some() { profiles(&options, &report)? } else { Vec::new() };
+    if let Some(file) = html {
+        report::write(Some(&file), &bench::html(&report, &profiles))?;
+    }
+    if let Some(file) = trace {
+        report::write(Some(&file), &bench::chrome_trace(&profiles).to_string())?;
+    }
     report::write(output.as_deref(), &report::describe(&report, format)?)
+}
+
+/// Looks where the time of each combination goes that was measured.
+fn profiles(options: &Options, report: &Report) -> anyhow::Result<Vec<Profile>> {
+    let specs = options.specs();
+    let measured = specs.iter().filter(|spec| !bench::is_skipped(options, spec, report));
+    measured.map(|spec| Ok(bench::profile(options, spec)?)).collect()
 }
 
 /// Says what was left out.

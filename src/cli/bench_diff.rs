@@ -117,9 +117,10 @@ fn describe(key: &Key) -> String {
         "cpu" | "gpu" => &key.device,
         placement => placement,
     };
+    let engine = if key.engine == bench::ENGINE { String::new() } else { format!("{}: ", key.engine) };
     let isa = key.isa.as_ref().map_or_else(String::new, |isa| format!(" {isa}"));
     format!(
-        "{} {}{}{depth}{parallel}, {place}{isa} {} {}, {} threads",
+        "{engine}{} {}{}{depth}{parallel}, {place}{isa} {} {}, {} threads",
         key.model,
         key.test,
         key.n_prompt + key.n_gen,

@@ -92,9 +92,9 @@ fn as_markdown(report: &Report) -> String {
 }
 
 /// The columns of a table, and which of them hold numbers.
-const HEADER: [&str; 11] =
-    ["model", "test", "device", "threads", "isa", "layout", "kv", "tok/s", "interval", "limit", "share"];
-const NUMBERS: [usize; 5] = [3, 7, 8, 9, 10];
+const HEADER: [&str; 12] =
+    ["engine", "model", "test", "device", "threads", "isa", "layout", "kv", "tok/s", "interval", "limit", "share"];
+const NUMBERS: [usize; 5] = [4, 8, 9, 10, 11];
 
 fn table(report: &Report) -> Table {
     let mut table = Table::new();
@@ -112,7 +112,7 @@ fn table(report: &Report) -> Table {
 }
 
 /// The name of a row's test: `tg128`, `pp512 @ 1024` behind as many tokens, `tg64 x4` of four sequences.
-pub(super) fn test_name(row: &Row) -> String {
+fn test_name(row: &Row) -> String {
     let depth = if row.depth > 0 { format!(" @ {}", row.depth) } else { String::new() };
     let parallel = if row.parallel > 1 { format!(" x{}", row.parallel) } else { String::new() };
     format!("{}{}{depth}{parallel}", row.test, row.n_prompt + row.n_gen)
@@ -130,6 +130,7 @@ fn cells(row: &Row) -> [String; HEADER.len()] {
         placement => placement,
     };
     [
+        row.engine.clone(),
         row.model.clone(),
         test_name(row),
         place.to_owned(),
@@ -151,7 +152,8 @@ fn cells(row: &Row) -> [String; HEADER.len()] {
 }
 
 /// The columns of a CSV file, in the names of the JSON output.
-const COLUMNS: [&str; 26] = [
+const COLUMNS: [&str; 27] = [
+    "engine",
     "model",
     "test",
     "n_prompt",
@@ -183,11 +185,13 @@ const COLUMNS: [&str; 26] = [
 fn as_csv(report: &Report) -> anyhow::Result<String> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(COLUMNS)?;
+    let count = |value: Option<u64>| value.map_or_else(String::new, |value| value.to_string());
     let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
     for row in &report.rows {
         let rate = &row.tokens_per_second;
         let samples: Vec<String> = rate.samples.iter().map(f64::to_string).collect();
         writer.write_record([
+            row.engine.clone(),
             row.model.clone(),
             row.test.clone(),
             row.n_prompt.to_string(),
@@ -209,8 +213,8 @@ fn as_csv(report: &Report) -> anyhow::Result<String> {
             rate.interval.high.to_string(),
             rate.interval.level.to_string(),
             samples.join(" "),
-            row.bytes_per_token.to_string(),
-            row.macs_per_token.to_string(),
+            count(row.bytes_per_token),
+            count(row.macs_per_token),
             row.limit.clone(),
             number(row.limit_rate),
             number(row.limit_share),
