@@ -118,9 +118,9 @@ fn describe_skipped(options: &Options, spec: &Spec, reason: String) -> Skipped {
     }
 }
 
-/// Whether a report has a combination among those that were left out.
-pub fn is_skipped(options: &Options, spec: &Spec, report: &Report) -> bool {
-    report.skipped.iter().any(|known| *known == describe_skipped(options, spec, known.reason.clone()))
+/// Whether a combination is among those that were left out.
+pub(super) fn is_skipped(options: &Options, spec: &Spec, skipped: &[Skipped]) -> bool {
+    skipped.iter().any(|known| *known == describe_skipped(options, spec, known.reason.clone()))
 }
 
 /// The model for a combination, opened if it is not open yet.

@@ -6,7 +6,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::measure::{layout_and_kernel, open_options};
+use super::measure::{is_skipped, layout_and_kernel, open_options};
+use super::row::Skipped;
 use super::timing::time_watched;
 use super::{Options, Spec, Test};
 use crate::backend::{Observer, OpTime};
@@ -66,25 +67,44 @@ impl Observer for Collector {
     }
 }
 
-/// Runs a combination once, after a warm-up, and looks where the time goes. Of a generation, few tokens are enough.
+/// Runs each combination once that is not among `skipped`, after a warm-up, and looks where the time goes. Of a generation, few
+/// tokens are enough.
 ///
 /// # Errors
-/// If the model cannot be opened, or a device fails.
-pub fn profile(options: &Options, spec: &Spec) -> Result<Profile, Error> {
+/// If a model cannot be opened, or a device fails.
+pub fn profiles(options: &Options, skipped: &[Skipped]) -> Result<Vec<Profile>, Error> {
+    let mut open: Option<(Spec, Model)> = None;
+    let mut profiles = Vec::new();
+    for spec in options.specs().into_iter().filter(|spec| !is_skipped(options, spec, skipped)) {
+        let model = match open.take().filter(|(known, _)| known.same_model(&spec)) {
+            Some((_, model)) => model,
+            None => open_to_observe(options, &spec)?,
+        };
+        profiles.push(profile(options, &spec, &model)?);
+        open = Some((spec, model));
+    }
+    Ok(profiles)
+}
+
+fn open_to_observe(options: &Options, spec: &Spec) -> Result<Model, Error> {
+    #[allow(unused_mut, reason = "only a GPU is opened otherwise")]
     let mut opened = open_options(options, spec);
     #[cfg(feature = "gpu")]
     {
         opened.gpu.timestamps = true;
     }
-    let model = Model::open(options.models[spec.model].prepare()?, &opened)?;
+    Model::open(options.models[spec.model].prepare()?, &opened)
+}
+
+fn profile(options: &Options, spec: &Spec, model: &Model) -> Result<Profile, Error> {
     let limit = match spec.test {
         Test::Prompt(_) => None,
         Test::Generate(_) => Some(TOKENS),
     };
-    time_watched(&model, spec, limit, &mut |_| ())?;
+    time_watched(model, spec, limit, &mut |_| ())?;
     let ops = Arc::new(Mutex::new(Vec::new()));
     let mut began = Instant::now();
-    let seconds = time_watched(&model, spec, limit, &mut |engine| {
+    let seconds = time_watched(model, spec, limit, &mut |engine| {
         let mut stage = 0..;
         engine.executor_mut().observe(|| {
             let stage = stage.next().unwrap_or(0);
@@ -110,7 +130,7 @@ pub fn profile(options: &Options, spec: &Spec) -> Result<Profile, Error> {
     });
     let tokens = limit.map_or(spec.test.tokens(), |limit| limit.min(spec.test.tokens()));
     Ok(Profile {
-        name: name(options, spec, layout_and_kernel(&model, &engine)),
+        name: name(options, spec, layout_and_kernel(model, &engine)),
         tokens: tokens * spec.parallel,
         ms: seconds * 1e3,
         stages: stages.collect(),
@@ -120,7 +140,11 @@ pub fn profile(options: &Options, spec: &Spec) -> Result<Profile, Error> {
 
 fn name(options: &Options, spec: &Spec, (layout, kernel): (&str, &str)) -> String {
     let place = spec.placement.clone().unwrap_or_else(|| spec.device.to_string());
-    let threads = if spec.is_gpu_only() { String::new() } else { format!(", {} threads", spec.threads) };
+    let threads = if spec.is_gpu_only() {
+        String::new()
+    } else {
+        format!(", {} thread{}", spec.threads, if spec.threads == 1 { "" } else { "s" })
+    };
     let depth = if spec.depth > 0 { format!(" @ {}", spec.depth) } else { String::new() };
     let parallel = if spec.parallel > 1 { format!(" x{}", spec.parallel) } else { String::new() };
     let test = format!("{}{}{depth}{parallel}", spec.test.name(), spec.test.tokens());

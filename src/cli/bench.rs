@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use sterna::backend::Device;
-use sterna::bench::{self, ModelSource, Options, Profile, Report, Test, WeightsChoice};
+use sterna::bench::{self, ModelSource, Options, Report, Test, WeightsChoice};
 use sterna::tune::Tuned;
 use sterna::{Isa, Layout};
 
@@ -163,7 +163,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     })?;
     bar.finish_and_clear();
     explain_skipped(&report)?;
-    let profiles = if html.is_some() || trace.is_some() { profiles(&options, &report)? } else { Vec::new() };
+    let profiles =
+        if html.is_some() || trace.is_some() { bench::profiles(&options, &report.skipped)? } else { Vec::new() };
     if let Some(file) = html {
         report::write(Some(&file), &bench::html(&report, &profiles))?;
     }
@@ -171,13 +172,6 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         report::write(Some(&file), &bench::chrome_trace(&profiles).to_string())?;
     }
     report::write(output.as_deref(), &report::describe(&report, format)?)
-}
-
-/// Looks where the time of each combination goes that was measured.
-fn profiles(options: &Options, report: &Report) -> anyhow::Result<Vec<Profile>> {
-    let specs = options.specs();
-    let measured = specs.iter().filter(|spec| !bench::is_skipped(options, spec, report));
-    measured.map(|spec| Ok(bench::profile(options, spec)?)).collect()
 }
 
 /// Says what was left out.

@@ -1,6 +1,6 @@
 //! Tokens per second over the tokens that are in the cache already.
 
-use super::svg::{Anchor, Svg, colour, legend, number, tick, ticks};
+use super::svg::{Anchor, COLOURS, Svg, colour, legend, number, tick, ticks};
 use super::{settings, test_kind};
 use crate::bench::{Report, Row};
 
@@ -21,8 +21,17 @@ pub(super) fn chart(report: &Report) -> Option<String> {
             None => lines.push((name, vec![row])),
         }
     }
-    lines.iter_mut().for_each(|(_, rows)| rows.sort_by_key(|row| row.depth));
+    for (_, rows) in &mut lines {
+        // Of a depth that was measured in two states of the machine, the state with more repetitions.
+        rows.sort_by_key(|row| (row.depth, std::cmp::Reverse(row.tokens_per_second.n)));
+        rows.dedup_by_key(|row| row.depth);
+    }
     lines.retain(|(_, rows)| rows.first().map(|row| row.depth) < rows.last().map(|row| row.depth));
+    // Those that there are colours for.
+    let fastest = |rows: &[&Row]| rows.iter().map(|row| row.tokens_per_second.median).fold(0.0, f64::max);
+    lines.sort_by(|(_, a), (_, b)| fastest(b).total_cmp(&fastest(a)));
+    let all = lines.len();
+    lines.truncate(COLOURS);
     let rows = || lines.iter().flat_map(|(_, rows)| rows.iter());
     let across = ticks(rows().map(|row| row.depth as f64).fold(0.0, f64::max));
     let up = ticks(rows().map(|row| row.tokens_per_second.interval.high).fold(0.0, f64::max));
@@ -53,5 +62,7 @@ pub(super) fn chart(report: &Report) -> Option<String> {
         }
     }
     let what = format!("{} combinations at several depths", lines.len());
-    (!lines.is_empty()).then(|| legend(&names) + &svg.finish("Tokens per second over depth", &what))
+    let note =
+        if all > COLOURS { format!("<p>The {COLOURS} fastest of {all} combinations.</p>") } else { String::new() };
+    (!lines.is_empty()).then(|| note + &legend(&names) + &svg.finish("Tokens per second over depth", &what))
 }

@@ -4,37 +4,36 @@ use super::svg::{Anchor, COLOURS, Svg, colour, legend, number};
 use crate::bench::Profile;
 
 const WIDTH: f64 = 760.0;
-const LEFT: f64 = 8.0;
+const LEFT: f64 = 18.0;
 const RIGHT: f64 = 100.0;
 const ROW: f64 = 48.0;
 
-/// What ops are called that are too many, or too short, for a colour of their own.
-const OTHER: &str = "other";
+/// The kinds of ops, in the order of a pass, and which ops of the backends are of each. What a backend fuses is of the kind
+/// that takes most of it.
+const KINDS: [(&str, &[&str]); COLOURS] = [
+    ("q, k, v", &["q, k, v", "qkv", "norm+qkv"]),
+    ("gate, up", &["gate, up", "gate·up", "norm+gate·up"]),
+    ("attention", &["attention", "combine"]),
+    ("rope, cache", &["rope, cache"]),
+    ("o, down", &["o", "down", "o, down"]),
+    ("head", &["head", "final norm", "int8 head", "classes", "candidates", "rescore", "answer", "best"]),
+    ("norm, quantize", &["norm, quantize", "gating, quantize", "quantize"]),
+    ("other", &[]),
+];
+
+/// Microseconds of a token by kind of op.
+fn by_kind(profile: &Profile) -> [f64; COLOURS] {
+    let mut sums = [0.0; COLOURS];
+    for (name, us) in profile.by_op() {
+        let kind = KINDS.iter().position(|(_, ops)| ops.contains(&name.as_str()));
+        sums[kind.unwrap_or(COLOURS - 1)] += us;
+    }
+    sums
+}
 
 /// The chart with its legend.
 pub(super) fn chart(profiles: &[Profile]) -> String {
-    // Shares count, so that slow backends do not decide which ops matter.
-    let mut shares: Vec<(String, f64)> = Vec::new();
-    for profile in profiles {
-        let ops = profile.by_op();
-        let total: f64 = ops.iter().map(|(_, us)| us).sum();
-        for (name, us) in ops {
-            let share = us / total.max(f64::MIN_POSITIVE);
-            match shares.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, sum)) => *sum += share,
-                None => shares.push((name, share)),
-            }
-        }
-    }
-    let mut ranked = shares.clone();
-    ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let most = if ranked.len() > COLOURS { COLOURS - 1 } else { COLOURS };
-    let kept: Vec<&str> = ranked.iter().take(most).map(|(name, _)| name.as_str()).collect();
-    let mut names: Vec<String> =
-        shares.iter().map(|(name, _)| name.clone()).filter(|n| kept.contains(&n.as_str())).collect();
-    if ranked.len() > most {
-        names.push(OTHER.to_owned());
-    }
+    let names: Vec<String> = KINDS.iter().map(|(name, _)| (*name).to_owned()).collect();
     let place = |share: f64| LEFT + share * (WIDTH - LEFT - RIGHT);
     let bottom = ROW * profiles.len() as f64;
     let mut svg = Svg::new(WIDTH, bottom + 44.0);
@@ -46,12 +45,10 @@ pub(super) fn chart(profiles: &[Profile]) -> String {
     for (index, profile) in profiles.iter().enumerate() {
         let y = ROW * index as f64;
         svg.text((LEFT, y + 16.0), Anchor::Start, "label", &profile.name);
-        let ops = profile.by_op();
-        let total: f64 = ops.iter().map(|(_, us)| us).sum::<f64>().max(f64::MIN_POSITIVE);
+        let sums = by_kind(profile);
+        let total = sums.iter().sum::<f64>().max(f64::MIN_POSITIVE);
         let mut at = 0.0;
-        for name in &names {
-            let is_of = |op: &str| if name == OTHER { !kept.contains(&op) } else { op == name };
-            let us: f64 = ops.iter().filter(|(op, _)| is_of(op)).map(|(_, us)| us).sum();
+        for (name, us) in names.iter().zip(sums) {
             let (from, to) = (place(at / total), place((at + us) / total));
             if us > 0.0 {
                 let tip = format!("{name}: {} ms of a token, {:.1} %", number(us / 1e3), 100.0 * us / total);
@@ -61,12 +58,10 @@ pub(super) fn chart(profiles: &[Profile]) -> String {
         }
         svg.text((place(1.0) + 8.0, y + 36.0), Anchor::Start, "value", &format!("{} ms", number(total / 1e3)));
     }
-    let first = profiles.iter().map(|profile| {
-        let ops = profile.by_op();
-        let largest = ops.iter().max_by(|a, b| a.1.total_cmp(&b.1));
-        largest.map_or_else(String::new, |(name, us)| {
-            format!("{}: most of it {name}, {} ms", profile.name, number(us / 1e3))
-        })
+    let largest = profiles.iter().map(|profile| {
+        let sums = by_kind(profile);
+        let kind = (0..COLOURS).max_by(|&a, &b| sums[a].total_cmp(&sums[b])).unwrap_or(0);
+        format!("{}: most of it {}, {} ms", profile.name, KINDS[kind].0, number(sums[kind] / 1e3))
     });
-    legend(&names) + &svg.finish("Time of a token by op", &first.collect::<Vec<_>>().join("; "))
+    legend(&names) + &svg.finish("Time of a token by op", &largest.collect::<Vec<_>>().join("; "))
 }

@@ -11,6 +11,9 @@ const RIGHT: f64 = 20.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 48.0;
 
+/// Room for the name of a slope.
+const LABEL: f64 = 130.0;
+
 /// Tokens of a pass at most: so many share the weights that are read once.
 const CHUNK: usize = 512;
 
@@ -81,7 +84,9 @@ pub(super) fn chart(report: &Report, backends: &[String]) -> String {
     svg.text((x_middle, HEIGHT - 8.0), Anchor::Middle, "axis", "multiply-adds per byte that must be read");
     svg.upward((16.0, (TOP + HEIGHT - BOTTOM) / 2.0), "G multiply-adds per second");
     let (left, right, floor) = (10f64.powf(x0), 10f64.powf(x1.max(x0 + 1.0)), 10f64.powf(y0));
-    for roof in &roofs {
+    // How steep a slope is where both scales are logarithmic.
+    let angle = (y_of(1.0) - y_of(10.0)).atan2(x_of(10.0) - x_of(1.0)).to_degrees();
+    for (index, roof) in roofs.iter().enumerate() {
         let top = roof.int8.unwrap_or(10f64.powf(y1));
         let start = left.max(floor / roof.read);
         let knee = (top / roof.read).clamp(start, right);
@@ -95,11 +100,11 @@ pub(super) fn chart(report: &Report, backends: &[String]) -> String {
                 &format!("{}: {} G", roof.name, number(int8)),
             );
         }
-        // The name of the slope, where its lower end is.
-        let x = x_of(start) + 6.0;
+        // The name of a slope stands along it, behind those of others, which may be as steep and in the same place.
+        let x = start * 10f64.powf(LABEL * (0.1 + index as f64) / (x_of(10.0) - x_of(1.0)));
         let name = roof.name.split(',').next().unwrap_or_default();
         let label = format!("{name}: {} GB/s", number(roof.read));
-        svg.text((x, y_of(start * roof.read) - 22.0), Anchor::Start, "value", &label);
+        svg.along((x_of(x), y_of(x * roof.read)), angle, &label);
     }
     for (row, (x, y)) in &points {
         let tip = format!(

@@ -24,7 +24,8 @@ pub(super) fn number(value: f64) -> String {
         _ if !value.is_finite() => "unknown".into(),
         size if size >= 99.95 => format!("{value:.0}"),
         size if size >= 9.995 => format!("{value:.1}"),
-        size if size >= 0.1 || size == 0.0 => format!("{value:.2}"),
+        size if size >= 0.995 || size == 0.0 => format!("{value:.2}"),
+        size if size >= 0.001 => format!("{value:.4}"),
         _ => format!("{value:.2e}"),
     }
 }
@@ -107,6 +108,16 @@ impl Svg {
             write!(self.body, r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}" class="{class}">{text}</text>"#);
     }
 
+    /// A text along a line that rises by `angle` degrees.
+    pub(super) fn along(&mut self, (x, y): (f64, f64), angle: f64, text: &str) {
+        let text = escape(text);
+        let _ = write!(
+            self.body,
+            r#"<text transform="translate({x:.1} {y:.1}) rotate({:.1})" dy="-6" class="value">{text}</text>"#,
+            -angle
+        );
+    }
+
     /// A text that reads upwards, for a vertical axis.
     pub(super) fn upward(&mut self, (x, y): (f64, f64), text: &str) {
         let text = escape(text);
@@ -169,7 +180,7 @@ mod tests {
             assert!(max.is_nan() || *ticks.last().expect("some") >= max);
         }
         assert_eq!([0.0, 0.25, 1.0, 40.0].map(tick), ["0", "0.25", "1", "40"]);
-        assert_eq!([0.0, 0.04, 1.234, 12.34, 123.4].map(number), ["0.00", "4.00e-2", "1.23", "12.3", "123"]);
+        assert_eq!([0.0, 0.04, 1.234, 12.34, 123.4].map(number), ["0.00", "0.0400", "1.23", "12.3", "123"]);
         assert_eq!(number(f64::NAN), "unknown");
     }
 }
