@@ -220,3 +220,52 @@ fn profiles_and_pages_are_written() {
     assert_eq!(page.matches("role=\"img\" aria-label=\"").count(), page.matches("<svg").count());
     assert!(!page.contains("http") && !page.contains("<script") && !page.contains("NaN") && !page.contains("inf\""));
 }
+
+#[cfg(unix)]
+#[test]
+fn peers_take_part_in_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("requests");
+    let log = log.to_str().unwrap();
+    let peer = format!(
+        r#"echo '{{"name": "peer"}}'; while read -r line; do echo "$line" >> '{log}'; case "$line" in
+        *'"n_gen":6'*) echo '{{"skip": "six is too many"}}';;
+        *) echo '{{"tokens_per_second": 5.5, "bytes_per_token": 1000000, "layout": "tq2_0"}}';; esac; done"#
+    );
+    let args = ["demo", "-p", "8", "-n", "4,6", "-r", "3", "-t", "1", "--isa", "scalar", "--layout", "t16,t16x5"];
+    let report = report(&[&args[..], &["--peer", &peer, "--peer", "exit 3", "--peer", "echo nonsense"]].concat());
+    let rows = report["rows"].as_array().unwrap();
+    let of_peer: Vec<&Value> = rows.iter().filter(|row| row["engine"] == "peer").collect();
+    let median = |row: &&Value| row["tokens_per_second"]["median"] == 5.5;
+    assert!(of_peer.len() >= 2 && of_peer.iter().all(median), "{of_peer:#?}");
+    assert!(of_peer.iter().all(|row| row["layout"] == "tq2_0" && row["model"] == "demo"));
+    let repetitions = |test: &str| {
+        let of_test = of_peer.iter().filter(|row| row["test"] == test);
+        of_test.map(|row| row["tokens_per_second"]["n"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!((repetitions("pp"), repetitions("tg")), (3, 3));
+    let generated = of_peer.iter().find(|row| row["test"] == "tg").unwrap();
+    let (share, rate) = (generated["limit_share"].as_f64().unwrap(), generated["limit_rate"].as_f64().unwrap());
+    assert!((share - 5.5e6 / 1e9 / rate).abs() < share * 0.5, "{generated}");
+
+    let reasons: Vec<&str> =
+        report["skipped"].as_array().unwrap().iter().map(|skipped| skipped["reason"].as_str().unwrap()).collect();
+    let said = |text: &str| reasons.iter().any(|reason| reason.contains(text));
+    assert!(said("it ended instead of giving its name") && said("nonsense") && said("six is too many"), "{reasons:?}");
+    // Each test once a round, in turn; only the first one is warmed up.
+    let requests: Vec<Value> =
+        std::fs::read_to_string(log).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let tests: Vec<(&str, u64, bool)> = requests
+        .iter()
+        .map(|r| {
+            (
+                r["test"].as_str().unwrap(),
+                r["n_prompt"].as_u64().unwrap() + r["n_gen"].as_u64().unwrap(),
+                r["warm_up"] == true,
+            )
+        })
+        .collect();
+    let first = [("pp", 8, true), ("tg", 4, true), ("tg", 6, true)];
+    let later = [("pp", 8, false), ("tg", 4, false)];
+    assert_eq!(tests, [&first[..], &later, &later].concat());
+}

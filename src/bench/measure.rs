@@ -2,12 +2,14 @@
 
 use sterna_cpu::machine;
 
+use super::energy::{Energy, Meter};
 use super::limits::Limits;
+use super::peers::Peers;
 use super::row::{Repetition, Skipped, by_state};
 use super::spec::PROMPT;
 use super::stats::Rate;
-use super::timing::time;
-use super::{ENGINE, Options, Report, Row, Spec, Test};
+use super::timing::{time, time_watched};
+use super::{ENGINE, Machine, Options, Report, Row, Spec, Test};
 use crate::engine::Engine;
 use crate::{Error, Model, OpenOptions};
 
@@ -24,15 +26,17 @@ const WARM_UP: usize = 4;
 /// If a model cannot be read, or a test does not fit it.
 pub fn run(options: &Options, progress: &mut dyn FnMut(&Spec)) -> Result<Report, Error> {
     let specs = options.specs();
+    let meter = Meter::new(&options.sysfs);
     let mut limits = Limits::new(options);
     let mut results: Vec<Vec<Repetition>> = vec![Vec::new(); specs.len()];
     let mut facts: Vec<Option<Facts>> = vec![None; specs.len()];
     let mut skipped: Vec<(&Spec, String)> = Vec::new();
     let mut open: Vec<(Spec, Model)> = Vec::new();
+    let mut peers = Peers::start(options, &specs);
     for round in 0..options.repetitions.max(1) {
         for (index, spec) in specs.iter().enumerate() {
             if !skipped.iter().any(|(known, _)| known.same_model(spec)) {
-                let measured = measure(options, spec, round == 0, &mut open, &mut limits);
+                let measured = measure(options, spec, round == 0, &mut open, &mut limits, &meter);
                 match measured {
                     Ok((repetition, known)) => {
                         results[index].push(repetition);
@@ -43,14 +47,24 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&Spec)) -> Result<Report,
             }
             progress(spec);
         }
+        peers.measure(options, round == 0, &mut limits)?;
     }
-    let machine = limits.machine();
-    let skipped = skipped.into_iter().map(|(spec, reason)| describe_skipped(options, spec, reason)).collect();
+    let machine = Machine { energy: meter.source().clone(), ..limits.machine() };
+    let mut skipped: Vec<Skipped> =
+        skipped.into_iter().map(|(spec, reason)| describe_skipped(options, spec, reason)).collect();
+    let macs = |model: usize| {
+        specs
+            .iter()
+            .zip(&facts)
+            .find_map(|(spec, facts)| Some(facts.as_ref().filter(|_| spec.model == model)?.macs_per_token))
+    };
+    let (of_peers, skipped_peers) = peers.finish(options, &macs);
+    skipped.extend(skipped_peers);
     let rows = specs.iter().zip(results).zip(facts).filter_map(|((spec, all), facts)| Some((spec, all, facts?)));
     let rows = rows.flat_map(|(spec, all, facts)| {
         by_state(all).into_iter().map(|state| row(options, spec, &facts, &state)).collect::<Vec<_>>()
     });
-    Ok(Report { machine, rows: rows.collect(), skipped })
+    Ok(Report { machine, rows: rows.chain(of_peers).collect(), skipped })
 }
 
 /// One repetition of a combination, after a warm-up if it is the first.
@@ -60,6 +74,7 @@ fn measure(
     is_first: bool,
     open: &mut Vec<(Spec, Model)>,
     limits: &mut Limits,
+    meter: &Meter,
 ) -> Result<(Repetition, Facts), Failure> {
     if let Some(reason) = spec.problem().filter(|_| !spec.is_gpu_only()) {
         return Err(Failure::Impossible(reason));
@@ -70,10 +85,12 @@ fn measure(
         time(&model, spec, Some(WARM_UP))?;
     }
     let before = limits.bounds(options, spec, &facts.placement);
-    let seconds = time(&model, spec, None)?;
+    let mut reading = None;
+    let seconds = time_watched(&model, spec, None, &mut |_| reading = meter.read())?;
+    let joules = meter.joules_since(reading, seconds);
     let bounds = before.middle(limits.bounds(options, spec, &facts.placement));
     let tokens_per_second = (spec.test.tokens() * spec.parallel) as f64 / seconds;
-    Ok((Repetition { tokens_per_second, bounds }, facts))
+    Ok((Repetition { tokens_per_second, bounds, joules }, facts))
 }
 
 /// Why there is no repetition.
@@ -105,7 +122,7 @@ fn reason(failure: Failure) -> Result<String, Error> {
     }
 }
 
-fn describe_skipped(options: &Options, spec: &Spec, reason: String) -> Skipped {
+pub(super) fn describe_skipped(options: &Options, spec: &Spec, reason: String) -> Skipped {
     Skipped {
         model: options.models[spec.model].name(),
         device: spec.device.to_string(),
@@ -210,31 +227,44 @@ pub(super) fn layout_and_kernel(model: &Model, engine: &Engine) -> (&'static str
 
 /// The row of repetitions in one state of the machine.
 fn row(options: &Options, spec: &Spec, facts: &Facts, repetitions: &[Repetition]) -> Row {
+    Row {
+        placement: facts.placement.clone(),
+        isa: facts.isa.map(str::to_owned),
+        layout: facts.layout.to_owned(),
+        kernel: facts.kernel.to_owned(),
+        ..row_of(options, spec, ENGINE, (Some(facts.bytes_per_token), Some(facts.macs_per_token)), repetitions)
+    }
+}
+
+/// What rows of all programs have: all but what computes.
+pub(super) fn row_of(
+    options: &Options,
+    spec: &Spec,
+    engine: &str,
+    (bytes, macs): (Option<u64>, Option<u64>),
+    repetitions: &[Repetition],
+) -> Row {
     let rates: Vec<f64> = repetitions.iter().map(|repetition| repetition.tokens_per_second).collect();
     let middle = |values: Vec<f64>| if values.is_empty() { None } else { Some(machine::median(values)) };
     let bound = |of: fn(&Repetition) -> Option<f64>| middle(repetitions.iter().filter_map(of).collect());
     let (read, int8) = (bound(|repetition| repetition.bounds.read), bound(|repetition| repetition.bounds.int8));
+    let seconds = |units: Option<u64>, rate: Option<f64>| Some(units? as f64 / rate?);
     let is_computing = match spec.test {
         Test::Prompt(_) => true,
         // What takes longer.
-        Test::Generate(_) => read
-            .zip(int8)
-            .is_some_and(|(read, int8)| facts.macs_per_token as f64 / int8 > facts.bytes_per_token as f64 / read),
+        Test::Generate(_) => seconds(macs, int8).zip(seconds(bytes, read)).is_some_and(|(int8, read)| int8 > read),
     };
-    let (limit, limit_rate, per_token) = match is_computing {
-        true => ("int8", int8, facts.macs_per_token),
-        false => ("read", read, facts.bytes_per_token),
-    };
+    let (limit, limit_rate, per_token) = if is_computing { ("int8", int8, macs) } else { ("read", read, bytes) };
     let share = |repetition: &Repetition| {
         let bound = if is_computing { repetition.bounds.int8 } else { repetition.bounds.read };
-        Some(repetition.tokens_per_second * per_token as f64 / 1e9 / bound?)
+        Some(repetition.tokens_per_second * per_token? as f64 / 1e9 / bound?)
     };
     let (n_prompt, n_gen) = match spec.test {
         Test::Prompt(tokens) => (tokens, 0),
         Test::Generate(tokens) => (0, tokens),
     };
     Row {
-        engine: ENGINE.to_owned(),
+        engine: engine.to_owned(),
         model: options.models[spec.model].name(),
         test: spec.test.name().to_owned(),
         n_prompt,
@@ -243,16 +273,18 @@ fn row(options: &Options, spec: &Spec, facts: &Facts, repetitions: &[Repetition]
         parallel: spec.parallel,
         threads: spec.threads,
         device: spec.device.to_string(),
-        placement: facts.placement.clone(),
-        isa: facts.isa.map(str::to_owned),
-        layout: facts.layout.to_owned(),
-        kernel: facts.kernel.to_owned(),
+        placement: spec.device.to_string(),
+        isa: None,
+        layout: String::new(),
+        kernel: String::new(),
         kv: spec.kv.name().to_owned(),
         tokens_per_second: Rate::of(&rates),
-        bytes_per_token: Some(facts.bytes_per_token),
-        macs_per_token: Some(facts.macs_per_token),
+        bytes_per_token: bytes,
+        macs_per_token: macs,
         limit: limit.to_owned(),
         limit_rate,
         limit_share: middle(repetitions.iter().filter_map(share).collect()),
+        energy: middle(repetitions.iter().filter_map(|repetition| repetition.joules).collect())
+            .map(|joules| Energy { joules, joules_per_token: joules / (spec.test.tokens() * spec.parallel) as f64 }),
     }
 }

@@ -8,10 +8,13 @@
 
 mod compare;
 mod diff;
+mod energy;
 mod explain;
 mod html;
 mod limits;
 mod measure;
+mod peer;
+mod peers;
 mod profile;
 mod row;
 mod spec;
@@ -20,6 +23,7 @@ mod timing;
 
 pub use compare::{Comparison, Difference, LayerTime, Side, compare, difference};
 pub use diff::{Change, Diff, Key, diff};
+pub use energy::{Energy, EnergySource};
 pub use explain::{StageCost, explain};
 pub use html::html;
 pub use measure::{open, open_options, run};

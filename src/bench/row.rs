@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::energy::{Energy, EnergySource};
 use super::stats::Rate;
 
 /// All results of a run.
@@ -32,6 +33,8 @@ pub struct Machine {
     pub barrier_ns: BTreeMap<usize, f64>,
     /// The GPUs that served combinations alone.
     pub gpu: Vec<GpuLimits>,
+    /// What measures energy.
+    pub energy: EnergySource,
 }
 
 /// A GPU and its limits.
@@ -164,6 +167,8 @@ pub struct Row {
     pub limit_rate: Option<f64>,
     /// The share of it that was reached.
     pub limit_share: Option<f64>,
+    /// What it took, where the machine measures that.
+    pub energy: Option<Energy>,
 }
 
 /// One repetition: tokens per second, and the bounds that were measured next to it.
@@ -171,6 +176,8 @@ pub struct Row {
 pub(super) struct Repetition {
     pub(super) tokens_per_second: f64,
     pub(super) bounds: Bounds,
+    /// Joules, where they are measured.
+    pub(super) joules: Option<f64>,
 }
 
 /// What the devices of a combination can do at most, where that is known.
@@ -219,8 +226,11 @@ mod tests {
     use super::*;
 
     fn repetitions(bounds: &[f64]) -> Vec<Repetition> {
-        let repetition =
-            |&read: &f64| Repetition { tokens_per_second: read, bounds: Bounds { read: Some(read), int8: None } };
+        let repetition = |&read: &f64| Repetition {
+            tokens_per_second: read,
+            bounds: Bounds { read: Some(read), int8: None },
+            joules: None,
+        };
         bounds.iter().map(repetition).collect()
     }
 
@@ -230,7 +240,7 @@ mod tests {
         assert_eq!(states.iter().map(Vec::len).collect::<Vec<_>>(), [3, 2]);
         assert_eq!(by_state(repetitions(&[45.0, 50.0, 55.0, 58.0])).len(), 1);
         assert_eq!(by_state(repetitions(&[45.0])).len(), 1);
-        let unknown = vec![Repetition { tokens_per_second: 1.0, bounds: Bounds::default() }; 3];
+        let unknown = vec![Repetition { tokens_per_second: 1.0, bounds: Bounds::default(), joules: None }; 3];
         assert_eq!(by_state(unknown).len(), 1);
     }
 }

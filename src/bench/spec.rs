@@ -131,6 +131,10 @@ pub struct Options {
     /// How a GPU is used.
     #[cfg(feature = "gpu")]
     pub gpu: GpuOptions,
+    /// Commands that measure other programs; see `benches/peers/README.md`.
+    pub peers: Vec<String>,
+    /// Where the system shows its sensors: `/sys` on Linux.
+    pub sysfs: PathBuf,
     /// How often each combination is measured.
     pub repetitions: usize,
 }
@@ -279,6 +283,8 @@ mod tests {
             tuning_file: None,
             #[cfg(feature = "gpu")]
             gpu: GpuOptions::default(),
+            peers: vec![],
+            sysfs: "/sys".into(),
             repetitions: 1,
         }
     }

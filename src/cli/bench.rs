@@ -96,6 +96,11 @@ pub(super) struct Args {
     #[command(flatten)]
     gpu: GpuArgs,
 
+    /// A command that measures another program on the same files, in turn with Sterna; may be given several times.
+    /// benches/peers/README.md describes what it reads and prints
+    #[arg(long, value_name = "COMMAND")]
+    peer: Vec<String>,
+
     /// Instead of measuring, count what one generated token costs: kernels started, command buffers, bytes
     #[arg(long)]
     explain: bool,
@@ -264,6 +269,8 @@ fn options(args: Args) -> anyhow::Result<Options> {
         tuning_file: common::tuning_file(),
         #[cfg(feature = "gpu")]
         gpu: args.gpu.options(),
+        peers: args.peer,
+        sysfs: "/sys".into(),
         repetitions: args.repetitions.into(),
     })
 }

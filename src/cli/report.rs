@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
-use sterna::bench::{Machine, Report, Row, Skipped};
+use sterna::bench::{EnergySource, Machine, Report, Row, Skipped};
 
 /// Forms of the results.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -66,7 +66,16 @@ fn machine_lines(machine: &Machine) -> Vec<String> {
             gpu.device, gpu.name, gpu.kind, gpu.api, gpu.read_gbps, gpu.copy_gbps, gpu.int8_gmacs
         )
     }));
+    lines.push(energy_line(&machine.energy));
     lines
+}
+
+/// What measures energy, or why nothing does.
+fn energy_line(source: &EnergySource) -> String {
+    match (&source.sensor, source.idle_watts) {
+        (Some(sensor), Some(watts)) => format!("energy by {sensor}, beyond {watts:.1} W of the idle machine"),
+        _ => format!("energy is not measurable here: {}", source.not_measurable.join("; ")),
+    }
 }
 
 fn as_table(report: &Report) -> String {
@@ -92,9 +101,11 @@ fn as_markdown(report: &Report) -> String {
 }
 
 /// The columns of a table, and which of them hold numbers.
-const HEADER: [&str; 12] =
-    ["engine", "model", "test", "device", "threads", "isa", "layout", "kv", "tok/s", "interval", "limit", "share"];
-const NUMBERS: [usize; 5] = [4, 8, 9, 10, 11];
+const HEADER: [&str; 13] = [
+    "engine", "model", "test", "device", "threads", "isa", "layout", "kv", "tok/s", "interval", "limit", "share",
+    "J/token",
+];
+const NUMBERS: [usize; 6] = [4, 8, 9, 10, 11, 12];
 
 fn table(report: &Report) -> Table {
     let mut table = Table::new();
@@ -148,11 +159,12 @@ fn cells(row: &Row) -> [String; HEADER.len()] {
         ),
         limit,
         row.limit_share.map_or_else(String::new, |share| format!("{:.0} %", 100.0 * share)),
+        row.energy.as_ref().map_or_else(String::new, |energy| format!("{:.3}", energy.joules_per_token)),
     ]
 }
 
 /// The columns of a CSV file, in the names of the JSON output.
-const COLUMNS: [&str; 27] = [
+const COLUMNS: [&str; 29] = [
     "engine",
     "model",
     "test",
@@ -180,6 +192,8 @@ const COLUMNS: [&str; 27] = [
     "limit",
     "limit_rate",
     "limit_share",
+    "joules",
+    "joules_per_token",
 ];
 
 fn as_csv(report: &Report) -> anyhow::Result<String> {
@@ -218,6 +232,8 @@ fn as_csv(report: &Report) -> anyhow::Result<String> {
             row.limit.clone(),
             number(row.limit_rate),
             number(row.limit_share),
+            number(row.energy.as_ref().map(|energy| energy.joules)),
+            number(row.energy.as_ref().map(|energy| energy.joules_per_token)),
         ])?;
     }
     Ok(String::from_utf8(writer.into_inner()?)?)

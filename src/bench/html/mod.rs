@@ -94,12 +94,16 @@ fn machine(report: &Report) -> String {
             number(gpu.int8_gmacs)
         )
     }));
+    items.push(match (&machine.energy.sensor, machine.energy.idle_watts) {
+        (Some(sensor), Some(watts)) => format!("energy by {sensor}, beyond {} W of the idle machine", number(watts)),
+        _ => format!("energy is not measurable here: {}", machine.energy.not_measurable.join("; ")),
+    });
     let items: String = items.iter().map(|item| format!("<li>{}</li>", escape(item))).collect();
     format!("<ul class=\"machine\">{items}</ul>\n")
 }
 
 fn numbers(report: &Report) -> String {
-    let header = ["model", "test", "settings", "tokens/s", "interval", "limit", "share", "MB/token"];
+    let header = ["model", "test", "settings", "tokens/s", "interval", "limit", "share", "MB/token", "J/token"];
     let header: String = header.iter().map(|name| format!("<th scope=\"col\">{name}</th>")).collect();
     let mut out = format!("<div class=\"scroll\"><table><thead><tr>{header}</tr></thead><tbody>");
     for row in &report.rows {
@@ -118,6 +122,7 @@ fn numbers(report: &Report) -> String {
             row.limit_rate.map_or_else(|| "unknown".into(), |rate| format!("{} {unit}", number(rate))),
             row.limit_share.map_or_else(String::new, |share| format!("{:.0} %", 100.0 * share)),
             row.bytes_per_token.map_or_else(String::new, |bytes| number(bytes as f64 / 1e6)),
+            row.energy.as_ref().map_or_else(String::new, |energy| number(energy.joules_per_token)),
         ];
         let texts = [row.model.clone(), test_name(row), settings(row)];
         let texts: String = texts.iter().map(|text| format!("<td>{}</td>", escape(text))).collect();
