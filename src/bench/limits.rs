@@ -57,8 +57,7 @@ impl Limits {
 
     #[cfg(feature = "gpu")]
     fn gpu(&mut self, options: &Options, spec: &Spec) -> Bounds {
-        let device = spec.device.to_string();
-        let known = self.gpus.entry(device).or_insert_with(|| open(options, spec));
+        let known = self.gpus.entry(gpu_name(spec)).or_insert_with(|| open(options, spec));
         let Some((limits, probe)) = known else { return Bounds::default() };
         let is_prompt = matches!(spec.test, Test::Prompt(_));
         // A device that fails here fails in the next pass too, which says so.
@@ -97,6 +96,15 @@ impl Limits {
     }
 }
 
+/// What the GPU of a combination is called; a placement may name the best one.
+#[cfg(feature = "gpu")]
+fn gpu_name(spec: &Spec) -> String {
+    match &spec.device {
+        gpu @ crate::backend::Device::Gpu(_) => gpu.to_string(),
+        _ => "gpu".to_owned(),
+    }
+}
+
 /// Opens the GPU of a combination once more, to measure it. `None`, with a warning, if that fails.
 #[cfg(feature = "gpu")]
 fn open(options: &Options, spec: &Spec) -> Option<(GpuLimits, crate::backend::gpu::GpuProbe)> {
@@ -113,7 +121,7 @@ fn open(options: &Options, spec: &Spec) -> Option<(GpuLimits, crate::backend::gp
     let opened = choose(&found, &which).and_then(|found| {
         let probe = GpuProbe::new(Arc::new(Gpu::open(found, &options.gpu)?))?;
         let rates = probe.rates()?;
-        Ok((GpuLimits::new(&spec.device.to_string(), &found.summary, &rates), probe))
+        Ok((GpuLimits::new(&gpu_name(spec), &found.summary, &rates), probe))
     });
     opened.inspect_err(|error| tracing::warn!("{}: its limits cannot be measured: {error}", spec.device)).ok()
 }
