@@ -23,6 +23,7 @@ pub use memory::{StageNeeds, free_memory};
 pub use outputs::{Logits, Outputs};
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use sterna_cpu::AlignedBuf;
 pub use sterna_cpu::head::{Best, Candidates};
@@ -178,7 +179,23 @@ pub struct StageMemory {
 /// Sees the matrix products of a stage, for checks against other software and for profiles.
 pub trait Observer: Send {
     /// The products that share one quantized input are done.
-    fn linears(&mut self, event: LinearEvent<'_>);
+    fn linears(&mut self, _event: LinearEvent<'_>) {}
+
+    /// An op is done. Ops are told in order, those of a GPU behind the pass.
+    fn timed(&mut self, _op: OpTime) {}
+}
+
+/// An op and how long it took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpTime {
+    /// Index of the layer: 0 is the embedding, then come the blocks, then the head.
+    pub layer: usize,
+    /// What was done.
+    pub name: &'static str,
+    /// When it began. On a GPU, counted from the beginning of the pass by the device's clock.
+    pub start: Instant,
+    /// How long it took.
+    pub time: Duration,
 }
 
 /// The products of one quantized input.

@@ -1,61 +1,143 @@
 //! The measuring: round by round through all combinations.
 
-use std::collections::BTreeMap;
-use std::time::Instant;
+use sterna_cpu::machine;
 
-use sterna_cpu::machine::{self, ReadProbe};
-use sterna_cpu::{Isa, Pool};
-
-use super::row::{Repetition, by_state};
+use super::energy::{Energy, Meter};
+use super::limits::Limits;
+use super::peers::Peers;
+use super::row::{Repetition, Skipped, by_state};
 use super::spec::PROMPT;
-use super::{Machine, Options, Rate, Report, Row, Spec, Test};
-use crate::backend::{Best, LogitsFor};
-use crate::engine::Work;
-use crate::tune;
-use crate::{Error, GenerateOptions, Model, OpenOptions};
-
-/// Memory that the bandwidth is measured with: far beyond all caches.
-const PROBE_BYTES: usize = 256 << 20;
+use super::stats::Rate;
+use super::timing::{time, time_watched};
+use super::{ENGINE, Machine, Options, Report, Row, Spec, Test};
+use crate::engine::Engine;
+use crate::{Error, Model, OpenOptions};
 
 /// Models that are kept open together; with more, they are opened anew in each round.
 const MAX_OPEN: usize = 4;
 
-/// Measures every combination `options.repetitions` times, after one warm-up. `progress` is told of each repetition.
+/// Tokens of a warm-up: enough to touch all weights and to wake the threads.
+const WARM_UP: usize = 4;
+
+/// Measures every combination `options.repetitions` times, after one warm-up. `progress` is told of each repetition. What
+/// cannot run on this machine is left out, with the reason.
 ///
 /// # Errors
-/// If a model cannot be opened, or a test does not fit it.
+/// If a model cannot be read, or a test does not fit it.
 pub fn run(options: &Options, progress: &mut dyn FnMut(&Spec)) -> Result<Report, Error> {
     let specs = options.specs();
-    let limits = Limits::new(options);
+    let meter = Meter::new(&options.sysfs);
+    let mut limits = Limits::new(options);
     let mut results: Vec<Vec<Repetition>> = vec![Vec::new(); specs.len()];
     let mut facts: Vec<Option<Facts>> = vec![None; specs.len()];
+    let mut skipped: Vec<(&Spec, String)> = Vec::new();
     let mut open: Vec<(Spec, Model)> = Vec::new();
+    let mut peers = Peers::start(options, &specs);
     for round in 0..options.repetitions.max(1) {
         for (index, spec) in specs.iter().enumerate() {
-            let model = opened(&mut open, options, spec)?;
-            if round == 0 {
-                facts[index] = Some(Facts::of(&model, spec));
-                time(&model, spec, Some(WARM_UP))?;
+            if !skipped.iter().any(|(known, _)| known.same_model(spec)) {
+                let measured = measure(options, spec, round == 0, &mut open, &mut limits, &meter);
+                match measured {
+                    Ok((repetition, known)) => {
+                        results[index].push(repetition);
+                        facts[index] = Some(known);
+                    }
+                    Err(error) => skipped.push((spec, reason(error)?)),
+                }
             }
-            let before = limits.bound(spec);
-            let seconds = time(&model, spec, None)?;
-            let after = limits.bound(spec);
-            let bound = before.zip(after).map(|(before, after)| (before + after) / 2.0);
-            let timed = match spec.test {
-                Test::Prompt(tokens) => tokens,
-                // The first token comes with the prompt.
-                Test::Generate(tokens) => tokens - 1,
-            };
-            results[index].push(Repetition { tokens_per_second: timed as f64 / seconds, bound });
             progress(spec);
         }
+        peers.measure(options, round == 0, &mut limits)?;
     }
-    let machine = limits.machine(&specs, &results);
-    let rows = specs.iter().zip(results).zip(facts).flat_map(|((spec, repetitions), facts)| {
-        let facts = facts.unwrap_or_default();
-        by_state(repetitions).into_iter().map(move |state| row(options, spec, &facts, &state)).collect::<Vec<_>>()
+    let machine = Machine { energy: meter.source().clone(), ..limits.machine() };
+    let mut skipped: Vec<Skipped> =
+        skipped.into_iter().map(|(spec, reason)| describe_skipped(options, spec, reason)).collect();
+    let macs = |model: usize| {
+        specs
+            .iter()
+            .zip(&facts)
+            .find_map(|(spec, facts)| Some(facts.as_ref().filter(|_| spec.model == model)?.macs_per_token))
+    };
+    let (of_peers, skipped_peers) = peers.finish(options, &macs);
+    skipped.extend(skipped_peers);
+    let rows = specs.iter().zip(results).zip(facts).filter_map(|((spec, all), facts)| Some((spec, all, facts?)));
+    let rows = rows.flat_map(|(spec, all, facts)| {
+        by_state(all).into_iter().map(|state| row(options, spec, &facts, &state)).collect::<Vec<_>>()
     });
-    Ok(Report { machine, rows: rows.collect() })
+    Ok(Report { machine, rows: rows.chain(of_peers).collect(), skipped })
+}
+
+/// One repetition of a combination, after a warm-up if it is the first.
+fn measure(
+    options: &Options,
+    spec: &Spec,
+    is_first: bool,
+    open: &mut Vec<(Spec, Model)>,
+    limits: &mut Limits,
+    meter: &Meter,
+) -> Result<(Repetition, Facts), Failure> {
+    if let Some(reason) = spec.problem().filter(|_| !spec.is_gpu_only()) {
+        return Err(Failure::Impossible(reason));
+    }
+    let model = opened(open, options, spec)?;
+    let facts = Facts::of(&model, spec);
+    if is_first {
+        time(&model, spec, Some(WARM_UP))?;
+    }
+    let before = limits.bounds(options, spec, &facts.placement);
+    let mut reading = None;
+    let seconds = time_watched(&model, spec, None, &mut |_| reading = meter.read())?;
+    let joules = meter.joules_since(reading, seconds);
+    let bounds = before.middle(limits.bounds(options, spec, &facts.placement));
+    let tokens_per_second = (spec.test.tokens() * spec.parallel) as f64 / seconds;
+    Ok((Repetition { tokens_per_second, bounds, joules }, facts))
+}
+
+/// Why there is no repetition.
+enum Failure {
+    /// This machine cannot run the combination.
+    Impossible(String),
+    /// Opening the model or a pass failed.
+    Error(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Error(error)
+    }
+}
+
+/// The reason to leave a combination out. What is wrong with a file or a test is an error still.
+fn reason(failure: Failure) -> Result<String, Error> {
+    match failure {
+        Failure::Impossible(reason) => Ok(reason),
+        Failure::Error(
+            error @ (Error::Backend(_)
+            | Error::Executor(_)
+            | Error::Placement(_)
+            | Error::Plan(_)
+            | Error::BadOption { .. }),
+        ) => Ok(error.to_string()),
+        Failure::Error(error) => Err(error),
+    }
+}
+
+pub(super) fn describe_skipped(options: &Options, spec: &Spec, reason: String) -> Skipped {
+    Skipped {
+        model: options.models[spec.model].name(),
+        device: spec.device.to_string(),
+        placement: spec.placement.clone(),
+        threads: spec.threads,
+        isa: spec.isa.name().to_owned(),
+        layout: spec.layout.map(|layout| layout.name().to_owned()),
+        kv: spec.kv.name().to_owned(),
+        reason,
+    }
+}
+
+/// Whether a combination is among those that were left out.
+pub(super) fn is_skipped(options: &Options, spec: &Spec, skipped: &[Skipped]) -> bool {
+    skipped.iter().any(|known| *known == describe_skipped(options, spec, known.reason.clone()))
 }
 
 /// The model for a combination, opened if it is not open yet.
@@ -90,9 +172,10 @@ pub fn open_options(options: &Options, spec: &Spec) -> OpenOptions {
         tuning: options.tuning,
         kv: spec.kv,
         context: Some(options.context()),
+        sequences: options.sequences(),
         mmap: options.mmap,
-        device: options.device.clone(),
-        placement: options.placement.clone(),
+        device: spec.device.clone(),
+        placement: spec.placement.clone(),
         tuning_file: options.tuning_file.clone(),
         #[cfg(feature = "gpu")]
         gpu: options.gpu.clone(),
@@ -101,9 +184,10 @@ pub fn open_options(options: &Options, spec: &Spec) -> OpenOptions {
 }
 
 /// What a row says of a model beside its speed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Facts {
     placement: String,
+    isa: Option<&'static str>,
     layout: &'static str,
     kernel: &'static str,
     bytes_per_token: u64,
@@ -113,148 +197,94 @@ struct Facts {
 impl Facts {
     fn of(model: &Model, spec: &Spec) -> Facts {
         let engine = model.engine();
-        let stages = engine.executor().stages();
-        let read: u64 = stages.map(|(_, _, memory)| memory.weights + memory.head).sum();
+        let stages = || engine.executor().stages();
+        let read: u64 = stages().map(|(_, _, memory)| memory.weights + memory.head).sum();
         let middle = match spec.test {
             Test::Prompt(_) => spec.depth,
             Test::Generate(tokens) => spec.depth.max(PROMPT) + tokens / 2,
         };
         let cached = middle as u64 * model.config().kv_bytes_per_position(spec.kv) as u64;
+        let (layout, kernel) = layout_and_kernel(model, &engine);
         Facts {
             placement: model.placement().to_owned(),
-            layout: model.kernels().layout().name(),
-            kernel: model.kernels().name(),
-            bytes_per_token: read + cached,
+            isa: stages().any(|(_, backend, _)| backend == "cpu").then(|| model.kernels().isa().name()),
+            layout,
+            kernel,
+            bytes_per_token: read / spec.parallel as u64 + cached,
             macs_per_token: model.graph().ternary_parameters(),
         }
     }
 }
 
-/// Tokens of a warm-up: enough to touch all weights and to wake the threads.
-const WARM_UP: usize = 4;
-
-/// What is asked of the head behind a prompt, as by a generation with the default options.
-const GREEDY: Best<'_> = Best { count: 1, margin: 0.0, also: &[], temperature: None };
-
-/// Runs a test, or only `limit` tokens of it; seconds of what is timed.
-fn time(model: &Model, spec: &Spec, limit: Option<usize>) -> Result<f64, Error> {
-    let tokens = |test: usize| limit.map_or(test, |limit| limit.min(test)).max(1);
-    let vocab = model.config().vocab_size as u32;
-    // Any tokens will do; they differ, so that no engine can take one for the other.
-    let text = |len: usize| (0..len as u32).map(|i| (i * 31 + 7) % vocab).collect::<Vec<u32>>();
-    match spec.test {
-        Test::Prompt(prompt) => {
-            let mut engine = model.engine();
-            let sequence = engine.create();
-            let text = text(spec.depth + tokens(prompt));
-            let (depth, prompt) = text.split_at(spec.depth);
-            let work = |tokens, logits| [Work { sequence, tokens, logits }];
-            let mut result = Ok(());
-            if !depth.is_empty() {
-                result = engine.forward(&work(depth, LogitsFor::None), &mut |_, _, _| Ok(()), None);
-            }
-            let start = Instant::now();
-            let timed = engine.forward(&work(prompt, LogitsFor::Best(GREEDY)), &mut |_, _, _| Ok(()), None);
-            let seconds = start.elapsed().as_secs_f64();
-            engine.release(sequence);
-            result.and(timed)?;
-            Ok(seconds)
-        }
-        Test::Generate(generate) => {
-            let options = GenerateOptions {
-                // Two tokens at least: the first one belongs to the prompt.
-                max_tokens: Some(tokens(generate).max(2)),
-                ignore_eos: true,
-                ..GenerateOptions::default()
-            };
-            let mut session = model.session();
-            let mut generation = session.generate_tokens(text(spec.depth.max(PROMPT)), options)?;
-            for token in generation.by_ref() {
-                token?;
-            }
-            Ok(generation.timings().decode_time.as_secs_f64())
-        }
-    }
-}
-
-/// What the machine can do at most.
-struct Limits {
-    pools: BTreeMap<usize, Pool>,
-    probe: ReadProbe,
-    isa: Isa,
-}
-
-impl Limits {
-    fn new(options: &Options) -> Limits {
-        let pools = options.threads.iter().map(|&threads| (threads, Pool::new(threads))).collect();
-        Limits { pools, probe: ReadProbe::new(PROBE_BYTES), isa: Isa::detect() }
-    }
-
-    /// The bound of a test at this moment: GB/s or 10^9 multiply-adds per second.
-    fn bound(&self, spec: &Spec) -> Option<f64> {
-        let pool = self.pools.get(&spec.threads)?;
-        match spec.test {
-            Test::Prompt(_) => machine::int8_gmacs(pool, spec.isa),
-            Test::Generate(_) => Some(machine::median((0..3).map(|_| self.probe.gbps(pool, self.isa)))),
-        }
-    }
-
-    fn machine(&self, specs: &[Spec], results: &[Vec<Repetition>]) -> Machine {
-        let mut machine = Machine { cpu: tune::cpu_name(), cores: Pool::default_threads(), ..Machine::default() };
-        for (&threads, pool) in &self.pools {
-            let generations = specs
-                .iter()
-                .zip(results)
-                .filter(|(spec, _)| spec.threads == threads && matches!(spec.test, Test::Generate(_)));
-            let measured: Vec<f64> = generations
-                .flat_map(|(_, repetitions)| repetitions)
-                .filter_map(|repetition| repetition.bound)
-                .collect();
-            let read = if measured.is_empty() { self.probe.gbps(pool, self.isa) } else { machine::median(measured) };
-            machine.read_gbps.insert(threads, read);
-            machine.barrier_ns.insert(threads, machine::barrier_ns(pool));
-        }
-        if let Some((_, pool)) = self.pools.last_key_value() {
-            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-                if let Some(rate) = machine::int8_gmacs(pool, isa) {
-                    machine.int8_gmacs.insert(isa.name(), rate);
-                }
-            }
-        }
-        machine
+/// The layout of a model's ternary weights and the kernels for it: the CPU's, if it computes layers.
+pub(super) fn layout_and_kernel(model: &Model, engine: &Engine) -> (&'static str, &'static str) {
+    let kernels = model.kernels();
+    match engine.executor().stages().any(|(_, backend, _)| backend == "cpu") {
+        true => (kernels.layout().name(), kernels.name()),
+        false => ("t16", "T16 WGSL"),
     }
 }
 
 /// The row of repetitions in one state of the machine.
 fn row(options: &Options, spec: &Spec, facts: &Facts, repetitions: &[Repetition]) -> Row {
-    let rates: Vec<f64> = repetitions.iter().map(|repetition| repetition.tokens_per_second).collect();
-    let (n_prompt, n_gen, limit, per_token) = match spec.test {
-        Test::Prompt(tokens) => (tokens, 0, "int8", facts.macs_per_token),
-        Test::Generate(tokens) => (0, tokens, "read", facts.bytes_per_token),
-    };
-    let bounds = repetitions.iter().filter_map(|repetition| repetition.bound).collect::<Vec<_>>();
-    let share =
-        |repetition: &Repetition| Some(repetition.tokens_per_second * per_token as f64 / 1e9 / repetition.bound?);
-    let shares = repetitions.iter().filter_map(share).collect::<Vec<_>>();
-    let middle = |values: Vec<f64>| if values.is_empty() { None } else { Some(machine::median(values)) };
     Row {
+        placement: facts.placement.clone(),
+        isa: facts.isa.map(str::to_owned),
+        layout: facts.layout.to_owned(),
+        kernel: facts.kernel.to_owned(),
+        ..row_of(options, spec, ENGINE, (Some(facts.bytes_per_token), Some(facts.macs_per_token)), repetitions)
+    }
+}
+
+/// What rows of all programs have: all but what computes.
+pub(super) fn row_of(
+    options: &Options,
+    spec: &Spec,
+    engine: &str,
+    (bytes, macs): (Option<u64>, Option<u64>),
+    repetitions: &[Repetition],
+) -> Row {
+    let rates: Vec<f64> = repetitions.iter().map(|repetition| repetition.tokens_per_second).collect();
+    let middle = |values: Vec<f64>| if values.is_empty() { None } else { Some(machine::median(values)) };
+    let bound = |of: fn(&Repetition) -> Option<f64>| middle(repetitions.iter().filter_map(of).collect());
+    let (read, int8) = (bound(|repetition| repetition.bounds.read), bound(|repetition| repetition.bounds.int8));
+    let seconds = |units: Option<u64>, rate: Option<f64>| Some(units? as f64 / rate?);
+    let is_computing = match spec.test {
+        Test::Prompt(_) => true,
+        // What takes longer.
+        Test::Generate(_) => seconds(macs, int8).zip(seconds(bytes, read)).is_some_and(|(int8, read)| int8 > read),
+    };
+    let (limit, limit_rate, per_token) = if is_computing { ("int8", int8, macs) } else { ("read", read, bytes) };
+    let share = |repetition: &Repetition| {
+        let bound = if is_computing { repetition.bounds.int8 } else { repetition.bounds.read };
+        Some(repetition.tokens_per_second * per_token? as f64 / 1e9 / bound?)
+    };
+    let (n_prompt, n_gen) = match spec.test {
+        Test::Prompt(tokens) => (tokens, 0),
+        Test::Generate(tokens) => (0, tokens),
+    };
+    Row {
+        engine: engine.to_owned(),
         model: options.models[spec.model].name(),
-        test: spec.test.name(),
+        test: spec.test.name().to_owned(),
         n_prompt,
         n_gen,
         depth: spec.depth,
-        parallel: 1,
+        parallel: spec.parallel,
         threads: spec.threads,
-        device: options.device.to_string(),
-        placement: facts.placement.clone(),
-        isa: spec.isa.name(),
-        layout: facts.layout,
-        kernel: facts.kernel,
-        kv: spec.kv.name(),
+        device: spec.device.to_string(),
+        placement: spec.device.to_string(),
+        isa: None,
+        layout: String::new(),
+        kernel: String::new(),
+        kv: spec.kv.name().to_owned(),
         tokens_per_second: Rate::of(&rates),
-        bytes_per_token: facts.bytes_per_token,
-        limit,
-        limit_rate: middle(bounds),
-        limit_share: middle(shares),
+        bytes_per_token: bytes,
+        macs_per_token: macs,
+        limit: limit.to_owned(),
+        limit_rate,
+        limit_share: middle(repetitions.iter().filter_map(share).collect()),
+        energy: middle(repetitions.iter().filter_map(|repetition| repetition.joules).collect())
+            .map(|joules| Energy { joules, joules_per_token: joules / (spec.test.tokens() * spec.parallel) as f64 }),
     }
 }

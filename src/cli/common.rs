@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 #[cfg(feature = "gpu")]
 use sterna::backend::gpu::GpuOptions;
 use sterna::backend::{Device, Progress};
+use sterna::bench::WeightsChoice;
 use sterna::format::{self, I2sLayout, KernelConfig};
 use sterna::model::ActivationKind;
 use sterna::plan::Workload;
@@ -237,16 +238,26 @@ pub(super) fn tuned(isa: Isa) -> Option<Tuned> {
 
 /// How kernels make sums.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum KernelArg {
+pub(super) enum KernelArg {
     /// As tuned, or the best for the instruction set
     Auto,
     /// Multiply-adds
+    #[value(alias = "mul")]
     Mad,
     /// Look-ups in tables
     Lut,
 }
 
 impl KernelArg {
+    /// What a benchmark makes of it.
+    pub(super) fn weights(self) -> WeightsChoice {
+        match self {
+            KernelArg::Auto => WeightsChoice::Auto,
+            KernelArg::Mad => WeightsChoice::Method(Method::Multiply),
+            KernelArg::Lut => WeightsChoice::Method(Method::LookUp),
+        }
+    }
+
     /// The layout to choose, if the kernel decides it.
     fn layout(self, isa: Isa) -> Option<Layout> {
         match self {

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod bench;
+mod bench_diff;
 mod chat;
 mod common;
 mod compare;
@@ -19,6 +20,7 @@ mod perplexity;
 mod plan;
 #[cfg(feature = "hub")]
 mod pull;
+mod report;
 #[cfg(feature = "hub")]
 mod rm;
 mod run;

@@ -30,6 +30,8 @@ done
 
 "$folder/bin/python" "$root/tests/clients/clients.py" "$url" embed_qwen3 "$key"
 
+# What it remembers of earlier runs goes there too.
+cd "$folder"
 # No request that can be made up from the document may break the server.
 "$folder/bin/schemathesis" run "$url/openapi.json" --header "Authorization: Bearer $key" --checks not_a_server_error \
     --max-examples 25 --request-timeout 60 --workers 2 --no-color --seed 1 --generation-database none

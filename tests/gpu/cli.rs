@@ -76,6 +76,41 @@ fn the_cost_of_a_token_is_explained() {
 }
 
 #[test]
+fn a_benchmark_knows_the_limits_and_the_time_of_each_kernel() {
+    let _turn = turn();
+    let Some(device) = device() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace.json");
+    let args =
+        ["bench", "demo", "-p", "12", "-n", "2", "-r", "1", "-t", "1,2", "--format", "json", "--device", &device];
+    let report = json(&[&args[..], &["--profile", trace.to_str().unwrap()]].concat());
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2, "once, whatever the threads: {report:#}");
+    for row in rows {
+        assert!(row["isa"].is_null() && row["device"] == device.as_str() && row["placement"] == "gpu", "{row}");
+        assert!(row["limit_share"].as_f64().unwrap() > 0.0 && row["limit_share"].as_f64().unwrap() < 1.5, "{row}");
+    }
+    let limits = &report["machine"]["gpu"][0];
+    assert_eq!(limits["device"], device.as_str());
+    for rate in ["read_gbps", "copy_gbps", "int8_gmacs"] {
+        assert!(limits[rate].as_f64().unwrap() > 0.01, "{limits}");
+    }
+    let trace: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(trace).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let ops: Vec<&serde_json::Value> = events.iter().filter(|event| event["ph"] == "X").collect();
+    assert!(ops.iter().all(|op| op["cat"] == "gpu"));
+    if ops.iter().any(|op| op["name"] == "all layers") {
+        println!("note: this device has no clock: its kernels are not timed");
+        return;
+    }
+    for layer in 0..6 {
+        assert!(ops.iter().any(|op| op["args"]["layer"] == layer), "layer {layer}");
+    }
+    let attention: f64 = ops.iter().filter(|op| op["name"] == "attention").map(|op| op["dur"].as_f64().unwrap()).sum();
+    assert!(attention > 0.0);
+}
+
+#[test]
 fn a_model_that_does_not_fit_is_refused_with_numbers() {
     let _turn = turn();
     let Some(device) = device() else { return };

@@ -23,6 +23,7 @@ fn kernels() -> Vec<Kernel> {
     let outputs = [Output::Qkv, Output::Residual, Output::Gated];
     let mut kernels = vec![Kernel::Attention, Kernel::AttentionTile, Kernel::FinalNorm, Kernel::Best];
     kernels.extend([Kernel::HeadInput, Kernel::Classes, Kernel::Candidates, Kernel::Answer]);
+    kernels.extend([Kernel::ProbeRead, Kernel::ProbeInt8]);
     kernels.extend([1, 4, 8].map(Kernel::Intervals));
     for norm in [false, true] {
         kernels.extend([Kernel::Quantize { norm }, Kernel::Combine { norm }]);

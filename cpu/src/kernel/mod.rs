@@ -238,6 +238,11 @@ impl Kernels {
         self.entry.name
     }
 
+    /// Whether they are the portable ones, for want of others for their layout.
+    pub fn is_portable(&self) -> bool {
+        self.entry.isa == Isa::Scalar
+    }
+
     /// What is set to suit the machine.
     pub fn tuning(&self) -> Tuning {
         self.tuning

@@ -1,5 +1,7 @@
 //! One transformer block on the CPU.
 
+use std::time::Instant;
+
 use sterna_cpu::activation::Gate as GateFunction;
 use sterna_cpu::attention::{AttentionScratch, attention};
 use sterna_cpu::kv::{KvLayer, KvSpan};
@@ -8,7 +10,7 @@ use sterna_cpu::rope::{HeadNorms, RopeRows};
 use sterna_cpu::{AlignedBuf, Layout, Pool, for_each_row};
 
 use super::linears::{Engine, Inputs, Weights};
-use crate::backend::{BackendError, LinearEvent, Observer};
+use crate::backend::{BackendError, LinearEvent, Observer, OpTime};
 use crate::graph::{BlockSpec, Graph};
 use crate::model::{Gate, ModelConfig};
 
@@ -68,6 +70,8 @@ pub(super) struct BlockContext<'a> {
     /// Number of tokens.
     pub(super) tokens: usize,
     pub(super) observer: Option<&'a mut (dyn Observer + 'static)>,
+    /// When the last op was done, or the pass began.
+    pub(super) since: Instant,
 }
 
 /// A product of [`BlockContext::project`]: its name for observers, the matrix, `[tokens, rows]`.
@@ -92,13 +96,16 @@ impl BlockContext<'_> {
             for (own_norm, (name, weights, out)) in own_norms.iter().zip(jobs) {
                 self.quantize(normed, Some(own_norm), weights, inputs);
                 inputs.multiply(self.engine, [(weights, &mut *out)], false, &[]);
+                self.done(block + 1, name);
                 self.report(block, inputs, weights, &[(name, out)]);
             }
             return;
         }
         let first = jobs[0].1;
         self.quantize(x, Some(norm), first, inputs);
+        self.done(block + 1, "norm, quantize");
         inputs.multiply(self.engine, jobs.each_mut().map(|(_, weights, out)| (*weights, &mut **out)), false, next);
+        self.done(block + 1, if N == 3 { "q, k, v" } else { "gate, up" });
         self.report(block, inputs, first, &jobs.each_ref().map(|(name, _, out)| (*name, &**out)));
     }
 
@@ -143,6 +150,15 @@ impl BlockContext<'_> {
             && let Some(input) = input.int8(of)
         {
             observer.linears(LinearEvent { block, outputs, input });
+        }
+    }
+
+    /// Tells the observer how long the op of `layer` took that is done now.
+    pub(super) fn done(&mut self, layer: usize, name: &'static str) {
+        if let Some(observer) = &mut self.observer {
+            let now = Instant::now();
+            observer.timed(OpTime { layer, name, start: self.since, time: now - self.since });
+            self.since = now;
         }
     }
 
@@ -230,6 +246,7 @@ impl CpuBlock {
         let rope = if self.is_local { context.local_rope } else { context.rope };
         rope.apply_all(context.engine.pool, isa, q, k, norms);
         self.cache.store(context.engine.pool, isa, context.spans, k, v);
+        context.done(self.index + 1, "rope, cache");
         let (heads, scale) = (config.num_heads, config.attention_scale);
         let window = config.local.filter(|_| self.is_local).map_or(usize::MAX, |local| local.window);
         attention(
@@ -244,10 +261,13 @@ impl CpuBlock {
             attention_scratch,
             attn,
         );
+        context.done(self.index + 1, "attention");
 
         context.quantize(attn, self.attn_sub_norm.as_deref(), &self.o, inputs);
+        context.done(self.index + 1, "norm, quantize");
         let (post_norm, next) = (self.post_attn_norm.as_deref(), [&self.gate, &self.up]);
         context.add_product(inputs, &self.o, post_norm, projected, hidden, &next);
+        context.done(self.index + 1, "o");
         context.report(self.index, inputs, &self.o, &[("o_proj", hidden)]);
     }
 
@@ -274,9 +294,11 @@ impl CpuBlock {
         };
         let norm = context.norm(self.ffn_sub_norm.as_deref());
         inputs.quantize_gated(context.engine, &self.down, function, gate, up, width, norm);
+        context.done(self.index + 1, "gating, quantize");
         let next = next.map(|block| [&block.q, &block.k, &block.v]);
         let (post_norm, next) = (self.post_ffn_norm.as_deref(), next.as_ref().map_or(&[][..], |next| next));
         context.add_product(inputs, &self.down, post_norm, projected, hidden, next);
+        context.done(self.index + 1, "down");
         context.report(self.index, inputs, &self.down, &[("down_proj", hidden)]);
     }
 

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use smallvec::SmallVec;
 use sterna_cpu::kv::{KvLayer, KvSpan, KvType};
@@ -134,6 +135,7 @@ impl Stage for CpuStage {
         hidden: &mut AlignedBuf<f32>,
         outputs: &mut Outputs,
     ) -> Result<(), BackendError> {
+        let since = Instant::now();
         if let Some(embed) = &mut self.embed {
             hidden.resize(batch.tokens() * self.config.hidden_size);
             let ids = batch.sequences.iter().flat_map(|s| s.tokens);
@@ -162,7 +164,11 @@ impl Stage for CpuStage {
             spans: &spans,
             tokens: batch.tokens(),
             observer: self.observer.as_deref_mut(),
+            since,
         };
+        if self.embed.is_some() {
+            context.done(0, "embed");
+        }
         let mut blocks = self.blocks.as_mut_slice();
         while let Some((block, behind)) = blocks.split_first_mut() {
             block.forward(&mut context, &mut self.scratch, hidden, behind.first());
@@ -170,6 +176,7 @@ impl Stage for CpuStage {
         }
         if let Some(head) = &mut self.head {
             head.forward(&self.pool, batch, hidden, outputs);
+            context.done(self.layers.end - 1, "head");
         }
         Ok(())
     }

@@ -82,6 +82,9 @@ impl Gpu {
         let subgroups = options.subgroups && found.summary.subgroups.is_some();
         let mut features = wgpu::Features::empty();
         features.set(wgpu::Features::SUBGROUP, subgroups);
+        if options.timestamps {
+            features |= found.adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
+        }
         if options.cache.is_some() {
             features |= found.adapter.features() & wgpu::Features::PIPELINE_CACHE;
         }

@@ -87,6 +87,10 @@ pub enum Kernel {
     Head(RowType, u32),
     /// The best logits.
     Best,
+    /// Reads memory, to measure how fast that is.
+    ProbeRead,
+    /// Multiplies bytes in registers, to measure how fast that is.
+    ProbeInt8,
 }
 
 /// How a kernel sees a buffer.
@@ -121,6 +125,8 @@ impl Kernel {
             Kernel::Answer => "answer",
             Kernel::Head(..) => "head",
             Kernel::Best => "best",
+            Kernel::ProbeRead => "read probe",
+            Kernel::ProbeInt8 => "int8 probe",
         }
     }
 
@@ -151,6 +157,7 @@ impl Kernel {
             Kernel::Answer => vec![R, R, R, R, W],
             Kernel::Head(..) => vec![U, U, R, R, W],
             Kernel::Best => vec![U, R, R, W],
+            Kernel::ProbeRead | Kernel::ProbeInt8 => vec![R, W],
         }
     }
 
@@ -184,6 +191,8 @@ impl Kernel {
             Kernel::Answer => ("answer", false, 1),
             Kernel::Head(_, tokens) => ("head", false, tokens),
             Kernel::Best => ("best", false, 1),
+            Kernel::ProbeRead => ("probe_read", false, 1),
+            Kernel::ProbeInt8 => ("probe_int8", false, 1),
         };
         let mut choices = vec![
             ("dot", if variant.dot == Dot::Packed { "dot_packed" } else { "dot_plain" }),
@@ -269,6 +278,11 @@ impl Shape {
             silu: config.gate == Gate::Silu,
             f16_cache: kv == KvType::F16,
         })
+    }
+
+    /// The shape for kernels that know of no model.
+    pub(super) const fn of_no_model() -> Shape {
+        Shape { heads: 1, kv_heads: 1, head_dim: 2, hidden: 16, group: 1, eps: 0, silu: false, f16_cache: false }
     }
 
     /// Whether keys and values are in half precision.

@@ -20,6 +20,7 @@ mod int8_rows;
 mod kernels;
 mod logits;
 mod parts;
+mod probe;
 mod programs;
 mod record;
 mod rows;
@@ -27,6 +28,7 @@ mod search;
 pub mod shader;
 mod stage;
 mod support;
+mod timestamps;
 mod weights;
 mod workspace;
 
@@ -35,6 +37,7 @@ pub use device::{Gpu, Memory, Variant};
 pub use error::GpuError;
 pub use fit::{Budget, Needed};
 pub use kernels::{Access, FEW_TOKENS, Kernel, Output, RowType, Shape};
+pub use probe::{GpuProbe, Rates};
 pub use programs::Programs;
 
 use std::ops::Range;
@@ -84,6 +87,9 @@ pub struct GpuOptions {
     /// in several submissions, and in chunks so short that no product alone has more. The default takes a second on a
     /// device of 25 billion multiply-adds a second, slower than any that runs Vulkan in a computer of these ten years.
     pub work_limit: u64,
+    /// Whether observers of stages are told when kernels began and ended, where the adapter has a clock for that. Each kernel
+    /// is then a pass of its own, which costs time.
+    pub timestamps: bool,
 }
 
 impl Default for GpuOptions {
@@ -101,6 +107,7 @@ impl Default for GpuOptions {
             timeout: Duration::from_secs(60),
             chunk: 512,
             work_limit: 25_000_000_000,
+            timestamps: false,
         }
     }
 }

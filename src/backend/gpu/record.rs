@@ -7,6 +7,7 @@ use super::GpuError;
 use super::device::{Gpu, Memory};
 use super::kernels::{Kernel, Shape};
 use super::programs::Programs;
+use super::timestamps::Timestamps;
 use crate::backend::Counters;
 
 /// Workgroups along the first dimension before a second one is used; every device allows 65535.
@@ -21,11 +22,20 @@ pub(super) struct Queue {
     pipelines: HashMap<Kernel, wgpu::ComputePipeline>,
     /// Multiply-adds of a submission, about.
     pub(super) work_limit: u64,
+    /// Where the times of kernels are written, while an observer wants them.
+    pub(super) timestamps: Option<Timestamps>,
 }
 
 impl Queue {
     pub(super) fn new(programs: Arc<Programs>, shape: Shape, work_limit: u64) -> Queue {
-        Queue { programs, shape, counters: Counters::default(), pipelines: HashMap::new(), work_limit }
+        Queue {
+            programs,
+            shape,
+            counters: Counters::default(),
+            pipelines: HashMap::new(),
+            work_limit,
+            timestamps: None,
+        }
     }
 
     pub(super) fn gpu(&self) -> &Arc<Gpu> {
@@ -72,13 +82,21 @@ impl Recorder<'_> {
     ) -> Result<(), GpuError> {
         self.queue.prepare(kernel)?;
         let pipeline = &self.queue.pipelines[&kernel];
+        let times = self.queue.timestamps.as_mut().and_then(|times| times.next(kernel.name()));
+        if times.is_some() {
+            self.pass = None;
+        }
         let encoder = &mut self.encoder;
         let pass = self.pass.get_or_insert_with(|| {
-            encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()).forget_lifetime()
+            let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes: times };
+            encoder.begin_compute_pass(&descriptor).forget_lifetime()
         });
         pass.set_pipeline(pipeline);
         pass.set_bind_group(0, bind_group, &[]);
         pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
+        if self.queue.timestamps.is_some() {
+            self.pass = None;
+        }
         let count = self.queue.counters.kernels.entry(kernel.name()).or_default();
         count.dispatches += 1;
         count.bytes += bytes;
@@ -99,6 +117,13 @@ impl Recorder<'_> {
         }
     }
 
+    /// What is recorded next is of this layer.
+    pub(super) fn at_layer(&mut self, layer: usize) {
+        if let Some(times) = &mut self.queue.timestamps {
+            times.layer = layer;
+        }
+    }
+
     /// Copies behind what was recorded.
     pub(super) fn copy(&mut self, from: &wgpu::Buffer, at: u64, to: &wgpu::Buffer, to_at: u64, size: u64) {
         self.pass = None;
@@ -109,6 +134,9 @@ impl Recorder<'_> {
     pub(super) fn submit(mut self) -> wgpu::SubmissionIndex {
         self.pass = None;
         self.queue.counters.submissions += 1;
+        if let Some(times) = &self.queue.timestamps {
+            times.resolve(&mut self.encoder);
+        }
         self.queue.gpu().queue().submit([self.encoder.finish()])
     }
 

@@ -17,7 +17,8 @@ macro_rules! sources {
 
 const SOURCES: &[(&str, &str)] = sources!(
     "answer", "attention", "attention_tile", "best", "candidates", "classes", "combine", "embed", "final_norm", "gemm", "gemv",
-    "gemv_norm", "head", "head_input", "intervals", "quantize", "rescore";
+    "gemv_norm", "head", "head_input", "intervals", "probe_int8", "probe_read", "quantize",
+    "rescore";
     "cached_f16", "cached_f32", "dot_packed", "dot_plain", "exp", "gemv_lib", "head_lib", "kv", "linear", "normed", "order",
     "out_gated", "out_qkv", "out_residual", "outputs", "quantize_lib", "question", "reduce_subgroup", "reduce_workgroup",
     "rounded", "rows_bf16", "rows_f16", "rows_f32", "search"

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use sterna_cpu::AlignedBuf;
 use sterna_cpu::kv::PAGE_LEN;
@@ -17,10 +18,11 @@ use super::parts::Part;
 use super::programs::Programs;
 use super::record::{Queue, Recorder};
 use super::rows::DenseRows;
+use super::timestamps::Timestamps;
 use super::workspace::{BLOCK_LEN, Capacity, Workspace, padded};
 use super::{GpuError, GpuOptions, exchange};
 use crate::backend::{
-    BackendError, Batch, Counters, HeadKind, KvOptions, Observer, Outputs, Progress, Stage, StageMemory,
+    BackendError, Batch, Counters, HeadKind, KvOptions, Observer, OpTime, Outputs, Progress, Stage, StageMemory,
 };
 use crate::format::DenseTensor;
 use crate::graph::{Graph, Layer};
@@ -46,6 +48,7 @@ pub(super) struct GpuStage {
     /// Memory for copies of pages, and for reading the hidden state.
     page_copy: Option<Memory>,
     hidden_read: Option<Memory>,
+    observer: Option<Box<dyn Observer>>,
 }
 
 /// What is written to the device for a pass; kept between passes.
@@ -121,6 +124,7 @@ impl GpuStage {
             scratch: Scratch::default(),
             page_copy: None,
             hidden_read: None,
+            observer: None,
         })
     }
 
@@ -163,7 +167,9 @@ impl GpuStage {
         let pass = self.describe(part);
         let blocks = if pass.tokens <= FEW_TOKENS { pass.blocks } else { 1 };
         self.reserve(Capacity { tokens: pass.tokens, pages: self.scratch.pages.len(), blocks })?;
-        let GpuStage { queue, config, blocks, head, workspace, embed, embed_bound, scratch, hidden_read, .. } = self;
+        let GpuStage {
+            queue, config, layers, blocks, head, workspace, embed, embed_bound, scratch, hidden_read, ..
+        } = self;
         let w = workspace.as_ref().expect("reserved above");
         queue.write(&w.batch, bytemuck::cast_slice(&[pass.tokens as u32, pass.blocks as u32]));
         queue.write(&w.tokens, bytemuck::cast_slice(&scratch.tokens));
@@ -184,13 +190,20 @@ impl GpuStage {
         }
         let shape = queue.shape;
         let embed = embed.as_deref();
+        let first_block = layers.start + usize::from(embed.is_some());
         let record = |recorder: &mut Recorder<'_>| {
+            recorder.at_layer(layers.start);
             if let Some(rows) = embed {
                 for bound in embed_bound.iter() {
                     recorder.dispatch(Kernel::Embed(rows.ty), bound, [pass.tokens as u32, 1, 1], 0)?;
                 }
             }
-            blocks.iter().try_for_each(|block| block.record(recorder, &shape, &pass))
+            for (layer, block) in (first_block..).zip(blocks.iter()) {
+                recorder.at_layer(layer);
+                block.record(recorder, &shape, &pass)?;
+            }
+            recorder.at_layer(layers.end - 1);
+            Ok(())
         };
         if let Some(head) = head {
             if wanted.is_empty() {
@@ -214,6 +227,22 @@ impl GpuStage {
             let rows = bytemuck::cast_slice::<u8, f32>(bytes).chunks_exact(stride);
             hidden.chunks_exact_mut(width).zip(rows).for_each(|(to, from)| to.copy_from_slice(&from[..width]));
         })
+    }
+
+    /// Tells the observer of the part that began at `start`: of its kernels, or of all at once on a device without a clock.
+    fn tell(&mut self, start: Instant) -> Result<(), GpuError> {
+        let Some(observer) = self.observer.as_deref_mut() else { return Ok(()) };
+        let gpu = Arc::clone(self.queue.gpu());
+        match &mut self.queue.timestamps {
+            Some(timestamps) => timestamps.tell(&gpu, start, observer),
+            None => {
+                let submission = gpu.queue().submit([]);
+                gpu.wait(submission)?;
+                let layer = self.layers.start;
+                observer.timed(OpTime { layer, name: "all layers", start, time: start.elapsed() });
+                Ok(())
+            }
+        }
     }
 
     /// Fills in what the kernels need to know of the tokens of a part.
@@ -316,6 +345,7 @@ impl Stage for GpuStage {
         let of_token = (longest as u64 * attention_work(&self.config)).max(1);
         let most = usize::try_from(self.queue.work_limit / of_token).unwrap_or(usize::MAX);
         for part in Part::of(batch, self.max_tokens.min(most.max(FEW_TOKENS))) {
+            let start = Instant::now();
             let rows = part.first_row..part.first_row + part.tokens;
             let wanted: Vec<Wanted<'_>> = match self.head {
                 Some(_) => batch
@@ -326,6 +356,7 @@ impl Stage for GpuStage {
                 None => Vec::new(),
             };
             self.run(&part, &wanted, &mut hidden[rows.start * width..rows.end * width], outputs)?;
+            self.tell(start)?;
         }
         Ok(())
     }
@@ -390,7 +421,16 @@ impl Stage for GpuStage {
         Ok(self.queue.gpu().check()?)
     }
 
-    fn observe(&mut self, _observer: Option<Box<dyn Observer>>) {}
+    fn observe(&mut self, observer: Option<Box<dyn Observer>>) {
+        self.queue.timestamps = None;
+        if observer.is_some() {
+            match Timestamps::new(self.queue.gpu()) {
+                Ok(timestamps) => self.queue.timestamps = timestamps,
+                Err(error) => tracing::warn!("kernels are not timed: {error}"),
+            }
+        }
+        self.observer = observer;
+    }
 
     fn memory(&self) -> StageMemory {
         StageMemory {

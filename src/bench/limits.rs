@@ -1,0 +1,127 @@
+//! What the devices of a run can do at most, measured next to what is compared.
+
+use std::collections::BTreeMap;
+
+use sterna_cpu::machine::{self, ReadProbe};
+use sterna_cpu::{Isa, Pool};
+
+use super::row::Bounds;
+#[cfg(feature = "gpu")]
+use super::row::GpuLimits;
+use super::{Machine, Options, Spec, Test};
+use crate::tune;
+
+/// Memory that the bandwidth is measured with: far beyond all caches.
+const PROBE_BYTES: usize = 256 << 20;
+
+/// Probes of the CPU, and of the GPUs that serve combinations alone.
+pub(super) struct Limits {
+    pools: BTreeMap<usize, Pool>,
+    probe: ReadProbe,
+    isa: Isa,
+    /// Reads next to repetitions, by number of threads.
+    reads: BTreeMap<usize, Vec<f64>>,
+    #[cfg(feature = "gpu")]
+    gpus: BTreeMap<String, Option<(GpuLimits, crate::backend::gpu::GpuProbe)>>,
+}
+
+impl Limits {
+    pub(super) fn new(options: &Options) -> Limits {
+        let pools = options.threads.iter().map(|&threads| (threads, Pool::new(threads))).collect();
+        Limits {
+            pools,
+            probe: ReadProbe::new(PROBE_BYTES),
+            isa: Isa::detect(),
+            reads: BTreeMap::new(),
+            #[cfg(feature = "gpu")]
+            gpus: BTreeMap::new(),
+        }
+    }
+
+    /// The bounds of a test at this moment, if one device serves all of its layers.
+    pub(super) fn bounds(&mut self, options: &Options, spec: &Spec, placement: &str) -> Bounds {
+        match placement {
+            "cpu" => self.cpu(spec),
+            "gpu" => self.gpu(options, spec),
+            _ => Bounds::default(),
+        }
+    }
+
+    fn cpu(&mut self, spec: &Spec) -> Bounds {
+        let Some(pool) = self.pools.get(&spec.threads) else { return Bounds::default() };
+        let is_prompt = matches!(spec.test, Test::Prompt(_));
+        let read = (!is_prompt).then(|| machine::median((0..3).map(|_| self.probe.gbps(pool, self.isa))));
+        self.reads.entry(spec.threads).or_default().extend(read);
+        Bounds { read, int8: if is_prompt || spec.parallel > 1 { machine::int8_gmacs(pool, spec.isa) } else { None } }
+    }
+
+    #[cfg(feature = "gpu")]
+    fn gpu(&mut self, options: &Options, spec: &Spec) -> Bounds {
+        let known = self.gpus.entry(gpu_name(spec)).or_insert_with(|| open(options, spec));
+        let Some((limits, probe)) = known else { return Bounds::default() };
+        let is_prompt = matches!(spec.test, Test::Prompt(_));
+        // A device that fails here fails in the next pass too, which says so.
+        let read = if is_prompt { None } else { probe.read_gbps().ok() };
+        let int8 = if is_prompt || spec.parallel > 1 { probe.int8_gmacs().ok() } else { None };
+        limits.note(read, int8);
+        Bounds { read, int8 }
+    }
+
+    #[cfg(not(feature = "gpu"))]
+    fn gpu(&mut self, _options: &Options, _spec: &Spec) -> Bounds {
+        Bounds::default()
+    }
+
+    /// The limits of the machine: of what was measured next to repetitions, the medians.
+    pub(super) fn machine(&self) -> Machine {
+        let mut machine = Machine { cpu: tune::cpu_name(), cores: Pool::default_threads(), ..Machine::default() };
+        for (&threads, pool) in &self.pools {
+            let read = match self.reads.get(&threads).filter(|reads| !reads.is_empty()) {
+                Some(reads) => machine::median(reads.iter().copied()),
+                None => self.probe.gbps(pool, self.isa),
+            };
+            machine.read_gbps.insert(threads, read);
+            machine.barrier_ns.insert(threads, machine::barrier_ns(pool));
+        }
+        if let Some((_, pool)) = self.pools.last_key_value() {
+            for isa in Isa::available() {
+                if let Some(rate) = machine::int8_gmacs(pool, isa) {
+                    machine.int8_gmacs.insert(isa.name().to_owned(), rate);
+                }
+            }
+        }
+        #[cfg(feature = "gpu")]
+        machine.gpu.extend(self.gpus.values().flatten().map(|(limits, _)| limits.finished()));
+        machine
+    }
+}
+
+/// What the GPU of a combination is called; a placement may name the best one.
+#[cfg(feature = "gpu")]
+fn gpu_name(spec: &Spec) -> String {
+    match &spec.device {
+        gpu @ crate::backend::Device::Gpu(_) => gpu.to_string(),
+        _ => "gpu".to_owned(),
+    }
+}
+
+/// Opens the GPU of a combination once more, to measure it. `None`, with a warning, if that fails.
+#[cfg(feature = "gpu")]
+fn open(options: &Options, spec: &Spec) -> Option<(GpuLimits, crate::backend::gpu::GpuProbe)> {
+    use std::sync::Arc;
+
+    use crate::backend::Device;
+    use crate::backend::gpu::{Gpu, GpuProbe, adapters, choose};
+
+    let which = match &spec.device {
+        Device::Gpu(Some(which)) => which.parse().unwrap_or_default(),
+        _ => options.gpu.adapter.clone(),
+    };
+    let found = adapters();
+    let opened = choose(&found, &which).and_then(|found| {
+        let probe = GpuProbe::new(Arc::new(Gpu::open(found, &options.gpu)?))?;
+        let rates = probe.rates()?;
+        Ok((GpuLimits::new(&gpu_name(spec), &found.summary, &rates), probe))
+    });
+    opened.inspect_err(|error| tracing::warn!("{}: its limits cannot be measured: {error}", spec.device)).ok()
+}
