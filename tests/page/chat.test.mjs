@@ -44,7 +44,7 @@ test("device, placement and speed of the server are shown", async () => {
   await facts.getByText("Device").waitFor();
   assert.match(
     await facts.innerText(),
-    /Device\s+cpu.*Placement\s+.*cpu.*Model\s+bitnet-b1\.58, context 512.*Sterna \d/s,
+    /Device\s+CPU.*Placement\s+cpu.*Model\s+BitNetForCausalLM, context 512.*Sterna \d/s,
   );
   const path = page.locator("#chart .chart-line");
   const first = await path.getAttribute("d");

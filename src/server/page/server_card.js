@@ -32,7 +32,8 @@ export class ServerCard {
         ["Device", model.backend],
         ["Placement", model.placement],
         ["Model", `${model.architecture}, context ${model.context}`],
-        ["Kernels", model.kernels],
+        // Most devices name their kernels themselves.
+        ["Kernels", model.backend.includes(model.kernels) ? "" : model.kernels],
         ["Cache", model.kv && cache(model.kv)],
       );
     }
