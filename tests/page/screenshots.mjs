@@ -15,8 +15,18 @@ async function picture(name, options) {
     await say(page, text);
     await answered(page);
   }
-  // The chart shows what the server did meanwhile.
-  await page.waitForTimeout(4000);
+  await page.mouse.move(0, 0);
+  // The chart shows what the server does meanwhile: one answer after the other, and more at a time later.
+  const ends = Date.now() + 40_000;
+  const body = JSON.stringify({ prompt: "Once upon a time", max_tokens: 400, ignore_eos: true });
+  const headers = { "content-type": "application/json" };
+  const busy = async (from) => {
+    await page.waitForTimeout(from);
+    while (Date.now() < ends) {
+      await (await fetch(`${server.url}/v1/completions`, { method: "POST", headers, body })).text();
+    }
+  };
+  await Promise.all([0, 15_000, 25_000].map(busy));
   await page.screenshot({ path: `${docs}page-${name}.png` });
   await page.context().close();
 }
