@@ -119,8 +119,9 @@ export async function openTab(context, url) {
   return page;
 }
 
-/** Writes a message and sends it with Enter. */
+/** Writes a message and sends it with Enter, once there is a model to answer. */
 export async function say(page, text) {
+  await page.locator("#model option").first().waitFor({ state: "attached" });
   await page.locator("#composer").fill(text);
   await page.locator("#composer").press("Enter");
 }
