@@ -15,8 +15,10 @@ pub(super) struct Status {
     version: &'static str,
     models: Vec<ModelStatus>,
     requests: Requests,
-    /// Of all models together.
+    /// Of all models together, of late.
     tokens_per_second: f64,
+    /// Of all models together, since the start.
+    generated_tokens: u64,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -78,5 +80,6 @@ pub(super) async fn status(State(app): State<App>) -> Json<Status> {
             queued: loads.iter().map(|load| load.queued).sum(),
         },
         tokens_per_second: loads.iter().map(|load| load.tokens_per_second).sum(),
+        generated_tokens: loads.iter().map(|load| load.generated_tokens).sum(),
     })
 }

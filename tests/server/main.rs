@@ -262,6 +262,7 @@ fn the_server_tells_how_it_is() {
     let status = json(server.get("/sterna/status")).1;
     assert_eq!(status["models"][0]["id"], "demo");
     assert_eq!(status["requests"], json!({ "running": 0, "queued": 0 }));
+    assert_eq!(status["generated_tokens"], 9);
     let document = json(server.get("/openapi.json")).1;
     for path in
         ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/messages", "/api/chat"]

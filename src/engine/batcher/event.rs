@@ -131,4 +131,6 @@ pub struct Load {
     pub pages: usize,
     /// Tokens generated per second, of late.
     pub tokens_per_second: f64,
+    /// Tokens generated since the start.
+    pub generated_tokens: u64,
 }

@@ -108,7 +108,7 @@ impl Inbox {
         let waiting = {
             let mut state = self.lock();
             state.ended = true;
-            state.load = Load { pages: state.load.pages, ..Load::default() };
+            state.load = Load { running: 0, tokens_per_second: 0.0, ..state.load };
             state.cut_short = cut_short + state.queue.len();
             self.changed.notify_all();
             std::mem::take(&mut state.queue)

@@ -46,11 +46,13 @@ struct Rate {
     since: Instant,
     tokens: usize,
     last: f64,
+    /// Tokens since the start.
+    total: u64,
 }
 
 impl Worker {
     pub(super) fn new(model: Model, options: BatcherOptions, inbox: Arc<Inbox>, observer: Box<dyn Observer>) -> Worker {
-        let rate = Rate { since: Instant::now(), tokens: 0, last: 0.0 };
+        let rate = Rate { since: Instant::now(), tokens: 0, last: 0.0, total: 0 };
         Worker {
             model,
             options,
@@ -361,6 +363,7 @@ impl Worker {
             retained_pages: all - running,
             pages,
             tokens_per_second,
+            generated_tokens: self.rate.total,
             ..Load::default()
         });
     }
@@ -392,6 +395,7 @@ fn choose(
 impl Rate {
     fn count(&mut self, tokens: usize) {
         self.tokens += tokens;
+        self.total += tokens as u64;
         let elapsed = self.since.elapsed();
         if elapsed >= RATE_WINDOW {
             self.last = self.tokens as f64 / elapsed.as_secs_f64();
@@ -401,7 +405,7 @@ impl Rate {
 
     /// Starts anew; the rate of nothing.
     fn reset(&mut self) -> f64 {
-        *self = Rate { since: Instant::now(), tokens: 0, last: 0.0 };
+        *self = Rate { since: Instant::now(), tokens: 0, last: 0.0, total: self.total };
         0.0
     }
 }

@@ -9,21 +9,35 @@ function cache({ pages, free_pages: free, retained_pages: kept }) {
 }
 
 export class ServerCard {
+  /** Tokens and time of the last status. */
+  #last = null;
+
   #chart = new Chart(byId("chart"), (ceiling) => {
     byId("chart-top").textContent = ceiling === 0 ? "" : `${ceiling}`;
   });
+
+  /** Tokens per second since the last status, which short answers count in too. */
+  #speed(status) {
+    const now = { tokens: status.generated_tokens, time: performance.now() };
+    const last = this.#last;
+    this.#last = now;
+    const passed = last ? (now.time - last.time) / 1000 : 0;
+    // A server that was started anew counts from 0.
+    return passed > 0.5 && now.tokens >= last.tokens ? (now.tokens - last.tokens) / passed : status.tokens_per_second;
+  }
 
   /** Shows a status of the server and of the model with this id. */
   show(status, modelId) {
     const { running, queued } = status.requests;
     byId("server").hidden = false;
-    byId("server-rate").textContent = rate(status.tokens_per_second);
+    const speed = this.#speed(status);
+    byId("server-rate").textContent = rate(speed);
     byId("server-load").textContent =
       running + queued === 0 ? "idle" : `${running} running${queued > 0 ? `, ${queued} waiting` : ""}`;
-    this.#chart.push(status.tokens_per_second);
+    this.#chart.push(speed);
     byId("chart").setAttribute(
       "aria-label",
-      `Tokens per second in the last two minutes; now ${rate(status.tokens_per_second)}`,
+      `Tokens per second in the last two minutes; now ${rate(speed)}`,
     );
     const model = status.models.find(({ id }) => id === modelId) ?? status.models[0];
     const facts = [];
