@@ -18,6 +18,7 @@ use super::chat_types::refuse;
 use super::error::{ApiError, ErrorBody};
 use super::logprobs::CompletionLogprobs;
 use super::params::{MAX_CHOICES, SamplingParams, choices, max_tokens};
+use super::prompt::Input;
 use super::served::{Served, now};
 use super::state::App;
 use super::usage::{Tally, Times, Usage};
@@ -31,7 +32,7 @@ pub(super) struct CompletionRequest {
     /// The name of a model [default: the first one that is served]
     model: Option<String>,
     /// The text or texts, or their tokens
-    prompt: Prompt,
+    prompt: Input,
     /// At most this many tokens [default: 16]
     max_tokens: Option<u32>,
     /// How many answers to each text
@@ -46,20 +47,6 @@ pub(super) struct CompletionRequest {
     echo: Option<bool>,
     #[schema(value_type = Option<String>)]
     suffix: Option<Value>,
-}
-
-/// What is continued.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected a string, an array of strings, tokens, or an array of arrays of tokens")]
-pub(super) enum Prompt {
-    /// A text.
-    Text(String),
-    /// Several.
-    Texts(Vec<String>),
-    /// The tokens of a text.
-    Tokens(Vec<u32>),
-    /// Those of several.
-    TokenLists(Vec<Vec<u32>>),
 }
 
 /// All fields of a completion request.
@@ -159,16 +146,16 @@ pub(super) async fn completions(State(app): State<App>, body: JsonBody) -> Resul
 }
 
 /// The tokens of each prompt.
-async fn tokens_of(served: &Arc<Served>, given: Prompt, choices: usize) -> Result<Vec<Vec<u32>>, ApiError> {
+async fn tokens_of(served: &Arc<Served>, given: Input, choices: usize) -> Result<Vec<Vec<u32>>, ApiError> {
     let texts = match given {
-        Prompt::Tokens(tokens) => return Ok(vec![tokens]),
-        Prompt::TokenLists(lists) if !lists.is_empty() => {
+        Input::Tokens(tokens) => return Ok(vec![tokens]),
+        Input::TokenLists(lists) if !lists.is_empty() => {
             few_enough(lists.len(), choices)?;
             return Ok(lists);
         }
-        Prompt::TokenLists(_) => Vec::new(),
-        Prompt::Text(text) => vec![text],
-        Prompt::Texts(texts) => texts,
+        Input::TokenLists(_) => Vec::new(),
+        Input::Text(text) => vec![text],
+        Input::Texts(texts) => texts,
     };
     few_enough(texts.len(), choices)?;
     let mut prompts = Vec::with_capacity(texts.len());

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::body::JsonBody;
 use super::error::{ApiError, ErrorBody};
+use super::prompt::Input;
 use super::state::App;
 use crate::Model;
 
@@ -23,20 +24,6 @@ pub(super) struct EmbeddingRequest {
     encoding_format: Option<EncodingFormat>,
     /// The number of dimensions; that of the model is the only one
     dimensions: Option<usize>,
-}
-
-/// What is embedded.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected a string, an array of strings, tokens, or an array of arrays of tokens")]
-enum Input {
-    /// A text.
-    Text(String),
-    /// Several.
-    Texts(Vec<String>),
-    /// The tokens of a text.
-    Tokens(Vec<u32>),
-    /// Those of several.
-    TokenLists(Vec<Vec<u32>>),
 }
 
 /// Forms of a vector.

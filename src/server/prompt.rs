@@ -2,9 +2,26 @@
 
 use std::sync::Arc;
 
+use serde::Deserialize;
+use utoipa::ToSchema;
+
 use super::error::ApiError;
 use super::served::Served;
 use crate::{Message, Model};
+
+/// Texts in a request, or their tokens.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "expected a string, an array of strings, tokens, or an array of arrays of tokens")]
+pub(super) enum Input {
+    /// A text.
+    Text(String),
+    /// Several.
+    Texts(Vec<String>),
+    /// The tokens of a text.
+    Tokens(Vec<u32>),
+    /// Those of several.
+    TokenLists(Vec<Vec<u32>>),
+}
 
 /// No token of any vocabulary is longer than this many bytes, so that a longer text cannot fit.
 const LONGEST_TOKEN: usize = 256;
