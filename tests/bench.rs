@@ -202,8 +202,8 @@ fn profiles_and_pages_are_written() {
     assert_eq!(names.len(), 8, "{names:?}");
     let generated = names.iter().position(|name| name.contains("tg4, cpu, 2 threads, t16x5")).unwrap() + 1;
     let ops: Vec<&Value> = events.iter().filter(|e| e["pid"] == generated && e["ph"] == "X").collect();
-    // 4 tokens through 4 blocks with 9 ops, the embedding and the head.
-    assert_eq!(ops.len(), 4 * (4 * 9 + 2), "{ops:#?}");
+    // 4 tokens through 4 blocks with 10 ops, the embedding and the head.
+    assert_eq!(ops.len(), 4 * (4 * 10 + 2), "{ops:#?}");
     for layer in 0..6 {
         assert!(ops.iter().any(|op| op["args"]["layer"] == layer), "layer {layer}");
     }

@@ -57,6 +57,7 @@ pub struct GpuLimits {
     /// Multiply-adds of int8 numbers in registers, 10^9 per second, likewise the median.
     pub int8_gmacs: f64,
     /// What was measured of reads and multiply-adds.
+    #[cfg(feature = "gpu")]
     #[serde(skip)]
     measured: [Vec<f64>; 2],
 }
