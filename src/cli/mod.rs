@@ -29,6 +29,7 @@ mod serve;
 mod synth;
 mod tune;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -120,6 +121,8 @@ fn log(cli: &Cli) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("STERNA_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // Colours are for people, not for files.
+    let subscriber = subscriber.with_ansi(std::io::stderr().is_terminal());
     if json { subscriber.json().init() } else { subscriber.init() }
 }
 
