@@ -138,8 +138,8 @@ async fn stop_when_told(app: App, handle: Handle<SocketAddr>) {
         std::thread::scope(|scope| {
             let stop = |served: &Arc<Served>| served.stop(grace);
             let threads: Vec<_> = stopping.models().iter().map(|served| scope.spawn(move || stop(served))).collect();
-            // A thread that panicked has not finished its answers.
-            threads.into_iter().map(|thread| thread.join().unwrap_or(false)).fold(true, |all, one| all && one)
+            // A thread that panicked has not finished its answers. The scope waits for those behind one that has not.
+            threads.into_iter().all(|thread| thread.join().unwrap_or(false))
         })
     });
     tokio::select! {
