@@ -80,6 +80,11 @@ pub fn serve(
         return Err(ServeError::Unprotected { address });
     }
     let tls = options.tls.as_ref().map(tls::config).transpose()?;
+    // Each connection is an open file, of which a process may have few unless it asks for more.
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) => tracing::debug!("at most {limit} connections at a time"),
+        Err(error) => tracing::warn!("the limit of open files cannot be raised: {error}"),
+    }
     let app = app(models, options)?;
     let listener = TcpListener::bind(address).map_err(|reason| ServeError::Listen { address, reason })?;
     started(listener.local_addr()?);

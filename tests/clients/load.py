@@ -4,7 +4,7 @@
 Every answer must be complete and equal to what the same request gave alone, and the server's memory must not grow after the
 first third of the time. Needs nothing but Python.
 
-    sterna serve demo --parallel 32 --port 8080 &
+    sterna serve demo --parallel 32 --cache-tokens 6144 --port 8080 &
     tests/clients/load.py --pid $! --seconds 180
 """
 
