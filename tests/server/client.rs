@@ -115,6 +115,18 @@ impl Drop for Server {
     }
 }
 
+/// Waits until `f` gives something: what a server does behind an answer may take a moment.
+pub(crate) fn eventually<T>(what: &str, mut f: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = f() {
+            return found;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "{what} did not come");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// A client that takes every status as an answer.
 pub(crate) fn agent() -> Agent {
     let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(120)));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::client::{Server, data, json};
+use crate::client::{Server, data, eventually, json};
 use crate::{demo, told};
 
 fn body(seed: u64) -> Value {
@@ -49,11 +49,9 @@ fn company_and_those_who_leave_change_no_answer() {
         }
     });
     // Nothing is left of those who left.
-    let idle = |_: &i32| {
-        std::thread::sleep(Duration::from_millis(50));
-        json(server.get("/sterna/status")).1["requests"] == json!({ "running": 0, "queued": 0 })
-    };
-    assert!((0..200).any(|attempt| idle(&attempt)));
+    eventually("rest", || {
+        (json(server.get("/sterna/status")).1["requests"] == json!({ "running": 0, "queued": 0 })).then_some(())
+    });
 }
 
 #[test]

@@ -11,7 +11,7 @@ mod protocols;
 use std::io::Write;
 
 use assert_cmd::Command;
-use client::{Server, agent, json};
+use client::{Server, agent, eventually, json};
 use predicates::str::contains;
 use serde_json::{Value, json};
 use sterna::{GenerateOptions, Model, OpenOptions, Sampling};
@@ -247,8 +247,6 @@ fn texts_are_embedded() {
 fn the_server_tells_how_it_is() {
     let server = Server::start(&["--log-format", "json"]);
     server.ask("/v1/completions", &json!({ "prompt": "Once upon a time", "max_tokens": 9 }));
-    let mut response = server.get("/metrics");
-    let metrics = response.body_mut().read_to_string().unwrap();
     for line in [
         "sterna_generated_tokens_total{model=\"demo\"} 9",
         "sterna_time_to_first_token_seconds_count{model=\"demo\"} 1",
@@ -257,12 +255,14 @@ fn the_server_tells_how_it_is() {
         "sterna_requests_running{model=\"demo\"} 0",
         "sterna_device_errors_total{model=\"demo\"} 0",
     ] {
-        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+        let has_line = || server.get("/metrics").body_mut().read_to_string().unwrap().contains(line).then_some(());
+        eventually(line, has_line);
     }
-    let status = json(server.get("/sterna/status")).1;
+    let status = eventually("all tokens", || {
+        Some(json(server.get("/sterna/status")).1).filter(|status| status["generated_tokens"] == 9)
+    });
     assert_eq!(status["models"][0]["id"], "demo");
     assert_eq!(status["requests"], json!({ "running": 0, "queued": 0 }));
-    assert_eq!(status["generated_tokens"], 9);
     let document = json(server.get("/openapi.json")).1;
     for path in
         ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/messages", "/api/chat"]
@@ -278,10 +278,11 @@ fn the_server_tells_how_it_is() {
     assert_eq!(again.status(), 304);
     let id = server.post_with("/v1/completions", &json!({ "prompt": "x" }), &[("x-request-id", "my-request")]);
     assert_eq!(id.headers()["x-request-id"], "my-request");
-    let log = server.log();
-    let entry = log.lines().find(|line| line.contains("my-request")).expect("the request is in the log");
-    assert_eq!(serde_json::from_str::<Value>(entry).unwrap()["fields"]["status"], 200);
-    assert!(!log.contains("Once upon a time"), "prompts are not logged");
+    let entry = eventually("the request in the log", || {
+        server.log().lines().find(|line| line.contains("my-request")).map(str::to_owned)
+    });
+    assert_eq!(serde_json::from_str::<Value>(&entry).unwrap()["fields"]["status"], 200);
+    assert!(!server.log().contains("Once upon a time"), "prompts are not logged");
 }
 
 #[test]
