@@ -336,6 +336,8 @@ impl Worker {
 
     /// Gives up: no request can be served any more.
     fn break_down(&mut self, reason: &str) {
+        // First: whoever is told of the failure must not find the door open.
+        self.inbox.fail(reason);
         let mut engine = self.model.engine();
         for job in std::mem::take(&mut self.running) {
             if let Some(id) = job.sequence {
@@ -344,8 +346,6 @@ impl Worker {
             job.fail(Failure::Broken(reason.to_owned()));
         }
         self.prefixes.clear(&mut engine);
-        drop(engine);
-        self.inbox.fail(reason);
     }
 
     /// Publishes figures.
