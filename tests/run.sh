@@ -37,10 +37,13 @@ fi
 STERNA_BIN=$binary tests/page/run.sh
 STERNA_BIN=$binary tests/deploy/run.sh
 
-# The kernels again, as other devices would run them: subgroups of 4 instead of 8, and OpenGL, which has none. On real GPUs
-# these settings change nothing or little.
+# The kernels again, as other devices would run them: subgroups of 4 and 16 instead of 8, and OpenGL, which has none. On
+# real GPUs these settings change nothing or little.
 kernels="attention head::logits linear quantize search::intervals search::heavy"
-for device in LP_NATIVE_VECTOR_WIDTH=128 WGPU_BACKEND=gl; do
+for device in LP_NATIVE_VECTOR_WIDTH=128 LP_NATIVE_VECTOR_WIDTH=512 WGPU_BACKEND=gl; do
     echo "GPU kernels with $device"
     env "$device" cargo test --test gpu -- $kernels
 done
+
+# Without GPU support everything else still works.
+cargo test --no-default-features --lib --test cli
