@@ -115,7 +115,9 @@ fn bench(pool: &Pool, isa: Isa, matrix: DenseMatrix<'_>, copy: &Int8Rows, x: &[f
             finder.best(head, 0, &x[..COLS], &top_k, &mut out);
             counts[1] = out.ids.len();
         });
-        time("int8 intervals, 4 tokens", int8, &mut || finder.bound(head, x[..4 * COLS].chunks_exact(COLS)));
+        for (name, tokens) in [("int8 intervals, 4 tokens", 4), ("int8 intervals, 8 tokens", 8)] {
+            time(name, int8, &mut || finder.bound(head, x[..tokens * COLS].chunks_exact(COLS)));
+        }
         time("read", READ, &mut || _ = probe.gbps(pool, Isa::detect()));
         time("exact", dense, &mut || logits(pool, isa, matrix, &x[..COLS], &mut scratch, &mut all[..matrix.rows]));
         for (name, tokens) in [("exact, 8 tokens", 8), ("exact, 96 tokens", 96)] {

@@ -121,23 +121,25 @@ struct Part<'a> {
     tokens: &'a Tokens,
 }
 
-per_isa! {
+per_isa! { dot
     /// The intervals of a part, `[tokens, rows]`, and the largest of each token.
     fn intervals(part: &Part<'_>, low: &mut [f32], high: &mut [f32], top: &mut [Top]) = intervals_body;
 }
 
 #[inline(always)]
 fn intervals_body<S: Integers>(part: &Part<'_>, low: &mut [f32], high: &mut [f32], top: &mut [Top]) {
-    let (rows, count) = (part.bounds.len(), part.tokens.bounds.len());
-    for token in (0..count).step_by(STEP) {
-        let few = STEP.min(count - token);
-        let ends = token * rows..(token + few) * rows;
-        let (low, high) = (&mut low[ends.clone()], &mut high[ends]);
-        match few {
-            1 => few_tokens::<S, 1>(part, token, low, high),
-            2 => few_tokens::<S, 2>(part, token, low, high),
-            3 => few_tokens::<S, 3>(part, token, low, high),
-            _ => few_tokens::<S, STEP>(part, token, low, high),
+    let (rows, stride, count) = (part.bounds.len(), part.tokens.stride, part.tokens.bounds.len());
+    let groups = part.values.chunks(GROUP * stride).zip(part.bounds.chunks(GROUP));
+    for (group, (values, bounds)) in groups.enumerate() {
+        let group = Group { first: group * GROUP, rows, values, bounds: WideBounds::new(bounds) };
+        // All tokens while the rows are in the cache.
+        for token in (0..count).step_by(STEP) {
+            match count - token {
+                1 => few_tokens::<S, 1>(&group, part.tokens, token, low, high),
+                2 => few_tokens::<S, 2>(&group, part.tokens, token, low, high),
+                3 => few_tokens::<S, 3>(&group, part.tokens, token, low, high),
+                _ => few_tokens::<S, STEP>(&group, part.tokens, token, low, high),
+            }
         }
     }
     for ((low, high), top) in low.chunks_exact(rows).zip(high.chunks_exact(rows)).zip(top) {
@@ -145,47 +147,93 @@ fn intervals_body<S: Integers>(part: &Part<'_>, low: &mut [f32], high: &mut [f32
     }
 }
 
-#[inline(always)]
-fn few_tokens<S: Integers, const T: usize>(part: &Part<'_>, first: usize, low: &mut [f32], high: &mut [f32]) {
-    let (rows, stride) = (part.bounds.len(), part.tokens.stride);
-    let values = &part.tokens.values[first * stride..];
-    let tokens: &[TokenBound; T] = part.tokens.bounds[first..].first_chunk().expect("T tokens");
-    let groups = part.values.chunks(GROUP * stride).zip(part.bounds.chunks(GROUP));
-    for (group, (values_of_rows, bounds)) in groups.enumerate() {
-        let mut sums = [[0.0f64; GROUP]; T];
-        // One token is a matter of memory, and one row at a time one stream; with more, two rows share the reads of the
-        // tokens.
-        let paired = if T == 1 { 0 } else { bounds.len() / 2 * 2 };
-        let (pairs, rest) = values_of_rows.split_at(paired * stride);
-        for (i, pair) in pairs.chunks_exact(2 * stride).enumerate() {
-            let [first, second] = S::products::<2, T>(pair, values, stride);
-            for (sums, (first, second)) in sums.iter_mut().zip(first.into_iter().zip(second)) {
-                (sums[2 * i], sums[2 * i + 1]) = (first, second);
-            }
-        }
-        for (i, row) in (paired..).zip(rest.chunks_exact(stride)) {
-            let [row] = S::products::<1, T>(row, values, stride);
-            sums.iter_mut().zip(row).for_each(|(sums, sum)| sums[i] = sum);
-        }
-        for (t, sums) in sums.iter().enumerate() {
-            let ends = t * rows + group * GROUP..t * rows + group * GROUP + bounds.len();
-            group_intervals(bounds, &tokens[t], sums, &mut low[ends.clone()], &mut high[ends]);
-        }
-    }
-}
-
 /// Rows whose intervals are computed together.
 const GROUP: usize = 8;
 
+/// At most [`GROUP`] rows of a part.
+struct Group<'a> {
+    /// The first of them, in the part.
+    first: usize,
+    /// Rows of the part.
+    rows: usize,
+    values: &'a [i8],
+    bounds: WideBounds,
+}
+
+/// What [`RowBound`] says of the rows of a group.
+#[derive(Default)]
+struct WideBounds {
+    scale: [f64; GROUP],
+    error: [f64; GROUP],
+    worst: [f64; GROUP],
+    norm: [f64; GROUP],
+}
+
+impl WideBounds {
+    #[inline(always)]
+    fn new(rows: &[RowBound]) -> WideBounds {
+        let mut wide = WideBounds::default();
+        for (i, row) in rows.iter().enumerate() {
+            let row = [row.scale, row.error, row.worst, row.norm].map(f64::from);
+            [wide.scale[i], wide.error[i], wide.worst[i], wide.norm[i]] = row;
+        }
+        wide
+    }
+}
+
+/// The intervals of a group and `T` tokens from `first` on.
+#[inline(always)]
+fn few_tokens<S: Integers, const T: usize>(
+    group: &Group<'_>,
+    tokens: &Tokens,
+    first: usize,
+    low: &mut [f32],
+    high: &mut [f32],
+) {
+    let values = &tokens.values[first * tokens.stride..];
+    let mut sums = [[0.0f64; GROUP]; T];
+    // With one token it is memory that counts, and that likes one stream; with more, rows share the reads of the tokens,
+    // as many as there are registers for the sums.
+    match (T, S::WIDE) {
+        (1, _) => products::<S, 1, T>(group.values, values, tokens.stride, &mut sums),
+        (_, false) => products::<S, 2, T>(group.values, values, tokens.stride, &mut sums),
+        (_, true) => products::<S, 4, T>(group.values, values, tokens.stride, &mut sums),
+    }
+    let count = group.values.len() / tokens.stride;
+    for ((t, token), sums) in (first..).zip(&tokens.bounds[first..]).zip(&sums) {
+        let ends = t * group.rows + group.first..t * group.rows + group.first + count;
+        group_intervals(&group.bounds, token, sums, &mut low[ends.clone()], &mut high[ends]);
+    }
+}
+
+/// The products of the rows of a group, `R` at a time, with `T` tokens.
+#[inline(always)]
+fn products<S: Integers, const R: usize, const T: usize>(
+    rows: &[i8],
+    tokens: &[i16],
+    stride: usize,
+    sums: &mut [[f64; GROUP]; T],
+) {
+    let blocks = rows.chunks_exact(R * stride);
+    let rest = blocks.remainder();
+    let done = rows.len() / stride / R * R;
+    for (first, block) in (0..).step_by(R).zip(blocks) {
+        for (r, products) in S::products::<R, T>(block, tokens, stride).into_iter().enumerate() {
+            sums.iter_mut().zip(products).for_each(|(sums, product)| sums[first + r] = product);
+        }
+    }
+    for (row, values) in (done..).zip(rest.chunks_exact(stride)) {
+        let [products] = S::products::<1, T>(values, tokens, stride);
+        sums.iter_mut().zip(products).for_each(|(sums, product)| sums[row] = product);
+    }
+}
+
 /// Where the exact logits of some rows lie, `sums` being the exact products of the rounded rows and the rounded token.
 #[inline(always)]
-fn group_intervals(bounds: &[RowBound], token: &TokenBound, sums: &[f64; GROUP], low: &mut [f32], high: &mut [f32]) {
-    let mut rows = [RowBound::default(); GROUP];
-    rows[..bounds.len()].copy_from_slice(bounds);
+fn group_intervals(rows: &WideBounds, token: &TokenBound, sums: &[f64; GROUP], low: &mut [f32], high: &mut [f32]) {
     let (mut lows, mut highs) = ([0.0f32; GROUP], [0.0f32; GROUP]);
     for i in 0..GROUP {
-        let row = rows[i];
-        let [scale, error, worst, norm] = [row.scale, row.error, row.worst, row.norm].map(f64::from);
+        let (scale, error, worst, norm) = (rows.scale[i], rows.error[i], rows.worst[i], rows.norm[i]);
         let middle = sums[i] * (scale * token.scale);
         // The last term is for rounding the ends to f32.
         let bound = error * token.error
@@ -198,8 +246,8 @@ fn group_intervals(bounds: &[RowBound], token: &TokenBound, sums: &[f64; GROUP],
         lows[i] = if certain { (middle - bound) as f32 } else { f32::NEG_INFINITY };
         highs[i] = if certain { (middle + bound) as f32 } else { f32::INFINITY };
     }
-    low.copy_from_slice(&lows[..bounds.len()]);
-    high.copy_from_slice(&highs[..bounds.len()]);
+    low.copy_from_slice(&lows[..low.len()]);
+    high.copy_from_slice(&highs[..high.len()]);
 }
 
 /// The largest of some numbers, none of which is NaN.

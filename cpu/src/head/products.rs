@@ -36,29 +36,40 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::Integers;
-    use crate::prefetch::prefetch;
+    use crate::prefetch::prefetch_far;
     use crate::simd::{Avx2, Avx512};
 
-    /// How far ahead of the rows in use the kernels prefetch, in bytes.
-    const PREFETCH: usize = 8192;
+    /// Prefetches as much behind `R` rows as 32 columns of them are, `k` columns being done: one stream, far ahead and only
+    /// into the second cache, so that the tokens stay in the first.
+    #[inline(always)]
+    fn prefetch_rows<const R: usize>(rows: &[i8], stride: usize, k: usize) {
+        const AHEAD: usize = 16 << 10;
+        for line in 0..R.div_ceil(2) {
+            prefetch_far(rows.as_ptr().cast(), (R - 1) * stride + R * k + line * 64 + AHEAD);
+        }
+    }
 
     impl<const VNNI: bool> Integers for Avx2<VNNI> {
         #[inline(always)]
         fn products<const R: usize, const T: usize>(rows: &[i8], tokens: &[i16], stride: usize) -> [[f64; T]; R] {
             assert!(rows.len() >= R * stride && tokens.len() >= T * stride);
             let mut sums = [[0.0; T]; R];
-            // SAFETY: the kernel was entered because AVX2 is there; rows and tokens are in bounds by the assertion above.
+            // SAFETY: the kernel was entered because AVX2, and AVX-VNNI if that is set, are there; rows and tokens are in
+            // bounds by the assertion above.
             unsafe {
                 let mut acc = [[_mm256_setzero_si256(); T]; R];
-                for k in (0..stride).step_by(64) {
-                    (0..R).for_each(|r| prefetch(rows.as_ptr().cast(), R * k + r * 64 + PREFETCH));
-                    for k in [k, k + 16, k + 32, k + 48] {
+                for k in (0..stride).step_by(32) {
+                    prefetch_rows::<R>(rows, stride, k);
+                    for k in [k, k + 16] {
                         for (r, acc) in acc.iter_mut().enumerate() {
                             let row = rows.as_ptr().add(r * stride + k);
                             let weights = _mm256_cvtepi8_epi16(_mm_loadu_si128(row.cast()));
                             for (t, acc) in acc.iter_mut().enumerate() {
                                 let token = _mm256_loadu_si256(tokens.as_ptr().add(t * stride + k).cast());
-                                *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(weights, token));
+                                *acc = match VNNI {
+                                    true => _mm256_dpwssd_avx_epi32(*acc, weights, token),
+                                    false => _mm256_add_epi32(*acc, _mm256_madd_epi16(weights, token)),
+                                };
                             }
                         }
                     }
@@ -77,28 +88,47 @@ mod x86 {
         }
     }
 
+    /// `vpdpwssd`, as it is: of `_mm512_dpwssd_epi32` LLVM makes a product and a sum where two follow each other, for
+    /// their latency, which is hidden here.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn dpwssd(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the instruction is there, and uses nothing but these registers.
+        unsafe {
+            std::arch::asm!(
+                "vpdpwssd {sum}, {a}, {b}",
+                sum = inout(zmm_reg) sum, a = in(zmm_reg) a, b = in(zmm_reg) b,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        sum
+    }
+
     impl<const VNNI: bool> Integers for Avx512<VNNI> {
         #[inline(always)]
         fn products<const R: usize, const T: usize>(rows: &[i8], tokens: &[i16], stride: usize) -> [[f64; T]; R] {
             assert!(rows.len() >= R * stride && tokens.len() >= T * stride);
             let mut sums = [[0.0; T]; R];
-            // SAFETY: the kernel was entered because AVX-512 F and BW are there; rows and tokens are in bounds by the
-            // assertion above.
+            // SAFETY: the kernel was entered because AVX-512 F and BW, and VNNI if that is set, are there; rows and tokens
+            // are in bounds by the assertion above.
             unsafe {
                 let mut acc = [[_mm512_setzero_si512(); T]; R];
-                for k in (0..stride).step_by(64) {
-                    (0..R).for_each(|r| prefetch(rows.as_ptr().cast(), R * k + r * 64 + PREFETCH));
-                    for k in [k, k + 32] {
-                        let mut weights = [_mm512_setzero_si512(); R];
-                        for (r, weights) in weights.iter_mut().enumerate() {
-                            let row = rows.as_ptr().add(r * stride + k);
-                            *weights = _mm512_cvtepi8_epi16(_mm256_loadu_si256(row.cast()));
-                        }
-                        for t in 0..T {
-                            let token = _mm512_loadu_si512(tokens.as_ptr().add(t * stride + k).cast());
-                            for (acc, weights) in acc.iter_mut().zip(weights) {
-                                acc[t] = _mm512_add_epi32(acc[t], _mm512_madd_epi16(weights, token));
-                            }
+                // One step at a time: where a sum takes two products in a row, LLVM splits the second into two slower
+                // instructions, for their latency, which is hidden here.
+                for k in (0..stride).step_by(32) {
+                    prefetch_rows::<R>(rows, stride, k);
+                    let mut weights = [_mm512_setzero_si512(); R];
+                    for (r, weights) in weights.iter_mut().enumerate() {
+                        let row = rows.as_ptr().add(r * stride + k);
+                        *weights = _mm512_cvtepi8_epi16(_mm256_loadu_si256(row.cast()));
+                    }
+                    for t in 0..T {
+                        let token = _mm512_loadu_si512(tokens.as_ptr().add(t * stride + k).cast());
+                        for (acc, weights) in acc.iter_mut().zip(weights) {
+                            acc[t] = match VNNI {
+                                true => dpwssd(acc[t], weights, token),
+                                false => _mm512_add_epi32(acc[t], _mm512_madd_epi16(weights, token)),
+                            };
                         }
                     }
                 }
