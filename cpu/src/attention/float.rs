@@ -9,7 +9,7 @@ use super::rows::Rows;
 use super::softmax::{set_header, softmax};
 use crate::Isa;
 use crate::kv::{KvLayer, PAGE_LEN, VALUE_COLS, padded_dim};
-use crate::prefetch::prefetch;
+use crate::prefetch::prefetch_far;
 use crate::simd::{Lanes, lanes, lanes_mut, per_isa};
 
 /// With more rows than this, a page of half-precision numbers is widened once for all of them.
@@ -56,7 +56,7 @@ impl<E> Page<'_, E> {
     fn prefetch(&self, start: usize, count: usize) {
         if !self.next.is_null() {
             for line in (0..count * size_of::<E>()).step_by(64) {
-                prefetch(self.next, start * size_of::<E>() + line);
+                prefetch_far(self.next, start * size_of::<E>() + line);
             }
         }
     }

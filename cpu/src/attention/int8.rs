@@ -15,7 +15,7 @@ use super::{BLOCK_LEN, BLOCK_PAGES};
 use crate::Isa;
 use crate::kv::int8::{Codes, SCALE_BYTES, key_tile, value_tile};
 use crate::kv::{KvLayer, PAGE_LEN, padded_dim};
-use crate::prefetch::prefetch;
+use crate::prefetch::prefetch_far;
 use crate::simd::{Lanes, lanes, lanes_mut, per_isa};
 use round::round_weights;
 pub(super) use round::{QueryScale, query_len, round_queries};
@@ -61,14 +61,14 @@ pub(super) fn block(
     let page = |place: usize| {
         let next = order[place + AHEAD].codes;
         for line in (next.len()..next.len() + SCALE_BYTES).step_by(64) {
-            prefetch(next.as_ptr(), line);
+            prefetch_far(next.as_ptr(), line);
         }
         Page { block, index: place % count, of: order[place], next: next.as_ptr() }
     };
     // The scales of all values are wanted first, by the weights.
     for values in &order[count..2 * count] {
         for line in (0..SCALE_BYTES).step_by(64) {
-            prefetch(values.scales.as_ptr().cast(), line);
+            prefetch_far(values.scales.as_ptr().cast(), line);
         }
     }
     for index in 0..count {
@@ -243,7 +243,7 @@ fn score_lanes<S: Lanes, const R: usize, const L: usize>(
         let mut k = [S::splat_i32(0); L];
         for l in 0..L {
             let at = key_tile(lane + l, words, w);
-            prefetch(page.next, 64 * at);
+            prefetch_far(page.next, 64 * at);
             k[l] = tile::<S>(page.of.codes, at);
         }
         for r in 0..R {
@@ -308,7 +308,7 @@ fn weigh_lanes<S: Lanes, const R: usize, const C: usize>(
         let mut v = [S::splat_i32(0); C];
         for c in 0..C {
             let at = value_tile(column + c, columns, w);
-            prefetch(page.next, 64 * at);
+            prefetch_far(page.next, 64 * at);
             v[c] = tile::<S>(page.of.codes, at);
         }
         for r in 0..R {

@@ -10,7 +10,7 @@ use super::{Sums, TILE, Tiles, for_tokens, share};
 use crate::kernel::operand::{Panel, Rows, Source};
 use crate::kernel::{Block, Operand};
 use crate::layout::GROUP;
-use crate::prefetch::prefetch;
+use crate::prefetch::{prefetch, prefetch_far};
 
 /// Tokens whose sums are in registers on 256 bits: 12 sums leave four of 16 registers.
 const NARROW: usize = 6;
@@ -111,7 +111,11 @@ unsafe fn few<S: Dot, L: Unpack<S>, const N: usize, const U: usize, const T: usi
             ($t:expr, $sums:expr) => {
                 let (t, sums) = ($t, $sums);
                 let tile = tiles.start.add(t * TILE);
-                prefetch(tile, tiles.ahead);
+                // Four fields are unpacked as fast as tiles arrive in the first cache, five are not.
+                match L::FIELDS > 4 {
+                    true => prefetch_far(tile, tiles.ahead),
+                    false => prefetch(tile, tiles.ahead),
+                }
                 for n in 0..N {
                     let scaled = L::unpack_scaled(S::load(tile.add(n * tiles.apart)));
                     for field in 0..L::FIELDS {
