@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, sleep_until};
 
 use super::error::ApiError;
 use super::params::SamplingParams;
@@ -16,7 +17,13 @@ pub(super) struct Answers {
     receiver: UnboundedReceiver<(usize, Event)>,
     /// Answers that are not complete.
     left: usize,
+    /// When an event was last waited for.
+    heard: Option<Instant>,
 }
+
+/// Events are waited for no more often than this. Nobody sees the difference, but the threads of a small model, which has
+/// many tokens in that time, need not wake and make way for the writer of each of them.
+const PACE: Duration = Duration::from_millis(5);
 
 /// What is asked of a model.
 #[derive(Clone, Debug)]
@@ -85,7 +92,7 @@ impl Answers {
                 batcher.submit(request, sender)?;
             }
         }
-        Ok(Answers { receiver, left })
+        Ok(Answers { receiver, left, heard: None })
     }
 
     /// The next event, and the number of its answer; `None` when all are complete.
@@ -93,11 +100,24 @@ impl Answers {
         if self.left == 0 {
             return None;
         }
-        let next = self.receiver.recv().await?;
+        let next = match self.receiver.try_recv() {
+            Ok(next) => next,
+            Err(_) => self.wait().await?,
+        };
         if !matches!(next.1, Event::Token { .. }) {
             self.left -= 1;
         }
         Some(next)
+    }
+
+    /// The next event, when it comes.
+    async fn wait(&mut self) -> Option<(usize, Event)> {
+        if let Some(heard) = self.heard {
+            sleep_until(heard + PACE).await;
+        }
+        let next = self.receiver.recv().await;
+        self.heard = Some(Instant::now());
+        next
     }
 
     /// All answers, when they are complete.
