@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use sterna_cpu::machine::{self, ReadProbe};
 use sterna_cpu::{Isa, Pool};
 
+use super::gpus::Gpus;
 use super::row::Bounds;
 #[cfg(feature = "gpu")]
 use super::row::GpuLimits;
 use super::{Machine, Options, Spec, Test};
+#[cfg(feature = "gpu")]
+use crate::backend::gpu::{Gpu, GpuProbe};
 use crate::tune;
 
 /// Memory that the bandwidth is measured with: far beyond all caches.
@@ -21,8 +24,10 @@ pub(super) struct Limits {
     isa: Isa,
     /// Reads next to repetitions, by number of threads.
     reads: BTreeMap<usize, Vec<f64>>,
+    /// The GPUs of the machine.
+    pub(super) gpus: Gpus,
     #[cfg(feature = "gpu")]
-    gpus: BTreeMap<String, Option<(GpuLimits, crate::backend::gpu::GpuProbe)>>,
+    of_gpus: BTreeMap<String, Option<(GpuLimits, GpuProbe)>>,
 }
 
 impl Limits {
@@ -33,8 +38,9 @@ impl Limits {
             probe: ReadProbe::new(PROBE_BYTES),
             isa: Isa::detect(),
             reads: BTreeMap::new(),
+            gpus: Gpus::default(),
             #[cfg(feature = "gpu")]
-            gpus: BTreeMap::new(),
+            of_gpus: BTreeMap::new(),
         }
     }
 
@@ -57,7 +63,7 @@ impl Limits {
 
     #[cfg(feature = "gpu")]
     fn gpu(&mut self, options: &Options, spec: &Spec) -> Bounds {
-        let known = self.gpus.entry(gpu_name(spec)).or_insert_with(|| open(options, spec));
+        let known = self.of_gpus.entry(gpu_name(spec)).or_insert_with(|| open(&self.gpus, options, spec));
         let Some((limits, probe)) = known else { return Bounds::default() };
         let is_prompt = matches!(spec.test, Test::Prompt(_));
         // A device that fails here fails in the next pass too, which says so.
@@ -91,12 +97,12 @@ impl Limits {
             }
         }
         #[cfg(feature = "gpu")]
-        machine.gpu.extend(self.gpus.values().flatten().map(|(limits, _)| limits.finished()));
+        machine.gpu.extend(self.of_gpus.values().flatten().map(|(limits, _)| limits.finished()));
         machine
     }
 }
 
-/// What the GPU of a combination is called; a placement may name the best one.
+/// What rows call the GPU of a combination; a placement may name the best one.
 #[cfg(feature = "gpu")]
 fn gpu_name(spec: &Spec) -> String {
     match &spec.device {
@@ -107,19 +113,9 @@ fn gpu_name(spec: &Spec) -> String {
 
 /// Opens the GPU of a combination once more, to measure it. `None`, with a warning, if that fails.
 #[cfg(feature = "gpu")]
-fn open(options: &Options, spec: &Spec) -> Option<(GpuLimits, crate::backend::gpu::GpuProbe)> {
-    use std::sync::Arc;
-
-    use crate::backend::Device;
-    use crate::backend::gpu::{Gpu, GpuProbe, adapters, choose};
-
-    let which = match &spec.device {
-        Device::Gpu(Some(which)) => which.parse().unwrap_or_default(),
-        _ => options.gpu.adapter.clone(),
-    };
-    let found = adapters();
-    let opened = choose(&found, &which).and_then(|found| {
-        let probe = GpuProbe::new(Arc::new(Gpu::open(found, &options.gpu)?))?;
+fn open(gpus: &Gpus, options: &Options, spec: &Spec) -> Option<(GpuLimits, GpuProbe)> {
+    let opened = gpus.of(options, spec, "gpu").and_then(|found| {
+        let probe = GpuProbe::new(std::sync::Arc::new(Gpu::open(found, &options.gpu)?))?;
         let rates = probe.rates()?;
         Ok((GpuLimits::new(&gpu_name(spec), &found.summary, &rates), probe))
     });

@@ -3,6 +3,7 @@
 use sterna_cpu::machine;
 
 use super::energy::{Energy, Meter};
+use super::gpus::Consumer;
 use super::limits::Limits;
 use super::peers::Peers;
 use super::row::{Repetition, Skipped, by_state};
@@ -26,8 +27,8 @@ const WARM_UP: usize = 4;
 /// If a model cannot be read, or a test does not fit it.
 pub fn run(options: &Options, progress: &mut dyn FnMut(&Spec)) -> Result<Report, Error> {
     let specs = options.specs();
-    let meter = Meter::new(&options.sysfs);
     let mut limits = Limits::new(options);
+    let mut meter = Meter::new(options, &specs, &limits.gpus);
     let mut results: Vec<Vec<Repetition>> = vec![Vec::new(); specs.len()];
     let mut facts: Vec<Option<Facts>> = vec![None; specs.len()];
     let mut skipped: Vec<(&Spec, String)> = Vec::new();
@@ -36,7 +37,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&Spec)) -> Result<Report,
     for round in 0..options.repetitions.max(1) {
         for (index, spec) in specs.iter().enumerate() {
             if !skipped.iter().any(|(known, _)| known.same_model(spec)) {
-                let measured = measure(options, spec, round == 0, &mut open, &mut limits, &meter);
+                let measured = measure(options, spec, round == 0, &mut open, &mut limits, &mut meter);
                 match measured {
                     Ok((repetition, known)) => {
                         results[index].push(repetition);
@@ -74,20 +75,24 @@ fn measure(
     is_first: bool,
     open: &mut Vec<(Spec, Model)>,
     limits: &mut Limits,
-    meter: &Meter,
+    meter: &mut Meter,
 ) -> Result<(Repetition, Facts), Failure> {
     if let Some(reason) = spec.problem().filter(|_| !spec.is_gpu_only()) {
         return Err(Failure::Impossible(reason));
     }
     let model = opened(open, options, spec)?;
-    let facts = Facts::of(&model, spec);
+    let mut facts = Facts::of(&model, spec);
+    let consumers: Vec<Consumer> =
+        facts.backends.iter().map(|backend| limits.gpus.consumer(options, spec, backend)).collect();
+    let sensors = meter.choose(&consumers);
+    facts.sensors = meter.names(&sensors);
     if is_first {
         time(&model, spec, Some(WARM_UP))?;
     }
     let before = limits.bounds(options, spec, &facts.placement);
     let mut reading = None;
-    let seconds = time_watched(&model, spec, None, &mut |_| reading = meter.read())?;
-    let joules = meter.joules_since(reading, seconds);
+    let seconds = time_watched(&model, spec, None, &mut |_| reading = meter.read(&sensors))?;
+    let joules = meter.joules_since(&sensors, reading, seconds);
     let bounds = before.middle(limits.bounds(options, spec, &facts.placement));
     let tokens_per_second = (spec.test.tokens() * spec.parallel) as f64 / seconds;
     Ok((Repetition { tokens_per_second, bounds, joules }, facts))
@@ -187,6 +192,10 @@ pub fn open_options(options: &Options, spec: &Spec) -> OpenOptions {
 #[derive(Clone, Debug)]
 struct Facts {
     placement: String,
+    /// What computes.
+    backends: Vec<String>,
+    /// What measures the energy of all of them.
+    sensors: Vec<String>,
     isa: Option<&'static str>,
     layout: &'static str,
     kernel: &'static str,
@@ -207,6 +216,8 @@ impl Facts {
         let (layout, kernel) = layout_and_kernel(model, &engine);
         Facts {
             placement: model.placement().to_owned(),
+            backends: stages().map(|(_, backend, _)| backend.to_owned()).collect(),
+            sensors: Vec::new(),
             isa: stages().any(|(_, backend, _)| backend == "cpu").then(|| model.kernels().isa().name()),
             layout,
             kernel,
@@ -232,8 +243,17 @@ fn row(options: &Options, spec: &Spec, facts: &Facts, repetitions: &[Repetition]
         isa: facts.isa.map(str::to_owned),
         layout: facts.layout.to_owned(),
         kernel: facts.kernel.to_owned(),
+        energy: energy(spec, facts, repetitions),
         ..row_of(options, spec, ENGINE, (Some(facts.bytes_per_token), Some(facts.macs_per_token)), repetitions)
     }
+}
+
+/// The energy of repetitions, where it was measured.
+fn energy(spec: &Spec, facts: &Facts, repetitions: &[Repetition]) -> Option<Energy> {
+    let joules: Vec<f64> = repetitions.iter().filter_map(|repetition| repetition.joules).collect();
+    let joules = (!joules.is_empty()).then(|| machine::median(joules))?;
+    let joules_per_token = joules / (spec.test.tokens() * spec.parallel) as f64;
+    Some(Energy { joules, joules_per_token, sensors: facts.sensors.clone() })
 }
 
 /// What rows of all programs have: all but what computes.
@@ -284,7 +304,6 @@ pub(super) fn row_of(
         limit: limit.to_owned(),
         limit_rate,
         limit_share: middle(repetitions.iter().filter_map(share).collect()),
-        energy: middle(repetitions.iter().filter_map(|repetition| repetition.joules).collect())
-            .map(|joules| Energy { joules, joules_per_token: joules / (spec.test.tokens() * spec.parallel) as f64 }),
+        energy: None,
     }
 }

@@ -10,6 +10,7 @@ mod compare;
 mod diff;
 mod energy;
 mod explain;
+mod gpus;
 mod html;
 mod limits;
 mod measure;
@@ -23,7 +24,7 @@ mod timing;
 
 pub use compare::{Comparison, Difference, LayerTime, Side, compare, difference};
 pub use diff::{Change, Diff, Key, diff};
-pub use energy::{Energy, EnergySource};
+pub use energy::{Energy, EnergySensor, EnergySource};
 pub use explain::{StageCost, explain};
 pub use html::html;
 pub use measure::{open, open_options, run};

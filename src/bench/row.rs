@@ -168,7 +168,7 @@ pub struct Row {
     pub limit_rate: Option<f64>,
     /// The share of it that was reached.
     pub limit_share: Option<f64>,
-    /// What it took, where the machine measures that.
+    /// What it took, where everything that computed is measured.
     pub energy: Option<Energy>,
 }
 

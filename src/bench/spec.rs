@@ -262,10 +262,10 @@ impl Options {
 pub(super) const PROMPT: usize = 16;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn options() -> Options {
+    pub(in crate::bench) fn options() -> Options {
         Options {
             models: vec![ModelSource::Path("demo".into())],
             tests: vec![Test::Prompt(8), Test::Generate(4)],

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
-use sterna::bench::{EnergySource, Machine, Report, Row, Skipped};
+use sterna::bench::{Machine, Report, Row, Skipped};
 
 /// Forms of the results.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -66,16 +66,8 @@ fn machine_lines(machine: &Machine) -> Vec<String> {
             gpu.device, gpu.name, gpu.kind, gpu.api, gpu.read_gbps, gpu.copy_gbps, gpu.int8_gmacs
         )
     }));
-    lines.push(energy_line(&machine.energy));
+    lines.push(machine.energy.describe());
     lines
-}
-
-/// What measures energy, or why nothing does.
-fn energy_line(source: &EnergySource) -> String {
-    match (&source.sensor, source.idle_watts) {
-        (Some(sensor), Some(watts)) => format!("energy by {sensor}, beyond {watts:.1} W of the idle machine"),
-        _ => format!("energy is not measurable here: {}", source.not_measurable.join("; ")),
-    }
 }
 
 fn as_table(report: &Report) -> String {
@@ -164,7 +156,7 @@ fn cells(row: &Row) -> [String; HEADER.len()] {
 }
 
 /// The columns of a CSV file, in the names of the JSON output.
-const COLUMNS: [&str; 29] = [
+const COLUMNS: [&str; 30] = [
     "engine",
     "model",
     "test",
@@ -194,6 +186,7 @@ const COLUMNS: [&str; 29] = [
     "limit_share",
     "joules",
     "joules_per_token",
+    "energy_sensors",
 ];
 
 fn as_csv(report: &Report) -> anyhow::Result<String> {
@@ -234,6 +227,7 @@ fn as_csv(report: &Report) -> anyhow::Result<String> {
             number(row.limit_share),
             number(row.energy.as_ref().map(|energy| energy.joules)),
             number(row.energy.as_ref().map(|energy| energy.joules_per_token)),
+            row.energy.as_ref().map_or_else(String::new, |energy| energy.sensors.join(" ")),
         ])?;
     }
     Ok(String::from_utf8(writer.into_inner()?)?)

@@ -68,6 +68,8 @@ pub struct AdapterSummary {
     pub kind: &'static str,
     /// Driver and version.
     pub driver: String,
+    /// Where it is on the PCI bus, as `0000:01:00.0`, if the driver tells.
+    pub pci: Option<String>,
     /// Largest buffer, bytes.
     pub max_buffer: u64,
     /// Most bytes that a kernel sees of one buffer; larger matrices are split.
@@ -125,6 +127,7 @@ fn summary(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
         api: info.backend.to_str(),
         kind: kind_name(info.device_type),
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        pci: Some(info.device_pci_bus_id).filter(|pci| !pci.is_empty()),
         max_buffer: limits.max_buffer_size,
         max_binding: limits.max_storage_buffer_binding_size,
         memory: fit::shared_memory(kind_name(info.device_type)),
@@ -232,6 +235,7 @@ mod tests {
             api,
             kind,
             driver: String::new(),
+            pci: None,
             max_buffer: 1 << 31,
             max_binding: 1 << 27,
             memory: None,

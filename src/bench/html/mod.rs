@@ -94,10 +94,7 @@ fn machine(report: &Report) -> String {
             number(gpu.int8_gmacs)
         )
     }));
-    items.push(match (&machine.energy.sensor, machine.energy.idle_watts) {
-        (Some(sensor), Some(watts)) => format!("energy by {sensor}, beyond {} W of the idle machine", number(watts)),
-        _ => format!("energy is not measurable here: {}", machine.energy.not_measurable.join("; ")),
-    });
+    items.push(machine.energy.describe());
     let items: String = items.iter().map(|item| format!("<li>{}</li>", escape(item))).collect();
     format!("<ul class=\"machine\">{items}</ul>\n")
 }
