@@ -1,18 +1,19 @@
-//! What a notebook draws from its battery, as Linux shows it under `class/power_supply`.
+//! Batteries as Linux shows them under `class/power_supply`.
 
 use std::path::{Path, PathBuf};
 
-use super::{Found, read_number};
+use super::super::{Found, read_number};
+use super::{NO_POWER, NOT_DISCHARGING};
 
 /// The batteries that are being discharged.
 #[derive(Debug)]
-pub(super) struct Battery {
+pub(in super::super) struct Battery {
     folders: Vec<PathBuf>,
 }
 
 impl Battery {
     /// The batteries below `sysfs`, or why they tell nothing.
-    pub(super) fn find(sysfs: &Path) -> Found<Battery> {
+    pub(in super::super) fn find(sysfs: &Path) -> Found<Battery> {
         let folder = sysfs.join("class/power_supply");
         let is = |path: &Path, file: &str, value: &str| {
             std::fs::read_to_string(path.join(file)).is_ok_and(|text| text.trim().eq_ignore_ascii_case(value))
@@ -26,17 +27,15 @@ impl Battery {
         }
         let folders: Vec<PathBuf> = all.into_iter().filter(|path| is(path, "status", "discharging")).collect();
         if folders.is_empty() {
-            return Err("battery: it is not discharging; unplug the machine".into());
+            return Err(NOT_DISCHARGING.into());
         }
         let battery = Battery { folders };
-        match battery.watts() {
-            Some(_) => Ok(battery),
-            None => Err("battery: its driver does not tell the power".into()),
-        }
+        battery.watts().ok_or(NO_POWER)?;
+        Ok(battery)
     }
 
     /// What is drawn now.
-    pub(super) fn watts(&self) -> Option<f64> {
+    pub(in super::super) fn watts(&self) -> Option<f64> {
         let watts = |path: &PathBuf| {
             let microwatts = read_number(&path.join("power_now")).map(|power| power as f64);
             let product = || {
