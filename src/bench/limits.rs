@@ -1,12 +1,12 @@
-//! What the devices of a run can do at most, measured next to what is compared.
+//! What the devices of a run can do at most, measured next to what is compared (`bound` compares).
 
 use std::collections::BTreeMap;
 
 use sterna_cpu::machine::{self, ReadProbe};
 use sterna_cpu::{Isa, Pool};
 
+use super::bound::{Bounds, Part};
 use super::gpus::Gpus;
-use super::row::Bounds;
 #[cfg(feature = "gpu")]
 use super::row::GpuLimits;
 use super::{Machine, Options, Spec, Test};
@@ -17,7 +17,7 @@ use crate::tune;
 /// Memory that the bandwidth is measured with: far beyond all caches.
 const PROBE_BYTES: usize = 256 << 20;
 
-/// Probes of the CPU, and of the GPUs that serve combinations alone.
+/// Probes of the CPU and of the GPUs.
 pub(super) struct Limits {
     pools: BTreeMap<usize, Pool>,
     probe: ReadProbe,
@@ -44,13 +44,18 @@ impl Limits {
         }
     }
 
-    /// The bounds of a test at this moment, if one device serves all of its layers.
-    pub(super) fn bounds(&mut self, options: &Options, spec: &Spec, placement: &str) -> Bounds {
-        match placement {
+    /// The bounds of each part of a test at this moment, where it has something to do.
+    pub(super) fn bounds(&mut self, options: &Options, spec: &Spec, parts: &[Part]) -> Vec<Bounds> {
+        let work = |part: &Part| match spec.test {
+            Test::Prompt(_) => part.macs,
+            Test::Generate(_) => part.bytes,
+        };
+        let of = |part: &Part| match part.backend.as_str() {
+            _ if work(part) == Some(0) => Bounds::default(),
             "cpu" => self.cpu(spec),
-            "gpu" => self.gpu(options, spec),
-            _ => Bounds::default(),
-        }
+            gpu => self.gpu(options, spec, gpu),
+        };
+        parts.iter().map(of).collect()
     }
 
     fn cpu(&mut self, spec: &Spec) -> Bounds {
@@ -62,8 +67,9 @@ impl Limits {
     }
 
     #[cfg(feature = "gpu")]
-    fn gpu(&mut self, options: &Options, spec: &Spec) -> Bounds {
-        let known = self.of_gpus.entry(gpu_name(spec)).or_insert_with(|| open(&self.gpus, options, spec));
+    fn gpu(&mut self, options: &Options, spec: &Spec, backend: &str) -> Bounds {
+        let known = self.of_gpus.entry(gpu_name(spec, backend));
+        let known = known.or_insert_with(|| open(&self.gpus, options, spec, backend));
         let Some((limits, probe)) = known else { return Bounds::default() };
         let is_prompt = matches!(spec.test, Test::Prompt(_));
         // A device that fails here fails in the next pass too, which says so.
@@ -74,7 +80,7 @@ impl Limits {
     }
 
     #[cfg(not(feature = "gpu"))]
-    fn gpu(&mut self, _options: &Options, _spec: &Spec) -> Bounds {
+    fn gpu(&mut self, _options: &Options, _spec: &Spec, _backend: &str) -> Bounds {
         Bounds::default()
     }
 
@@ -102,22 +108,23 @@ impl Limits {
     }
 }
 
-/// What rows call the GPU of a combination; a placement may name the best one.
+/// What rows call a GPU: the device's name, or that of a backend in a placement.
 #[cfg(feature = "gpu")]
-fn gpu_name(spec: &Spec) -> String {
-    match &spec.device {
-        gpu @ crate::backend::Device::Gpu(_) => gpu.to_string(),
-        _ => "gpu".to_owned(),
+fn gpu_name(spec: &Spec, backend: &str) -> String {
+    match (&spec.device, backend) {
+        (gpu @ crate::backend::Device::Gpu(_), "gpu") => gpu.to_string(),
+        _ => backend.to_owned(),
     }
 }
 
-/// Opens the GPU of a combination once more, to measure it. `None`, with a warning, if that fails.
+/// Opens a GPU of a combination once more, to measure it. `None`, with a warning, if that fails.
 #[cfg(feature = "gpu")]
-fn open(gpus: &Gpus, options: &Options, spec: &Spec) -> Option<(GpuLimits, GpuProbe)> {
-    let opened = gpus.of(options, spec, "gpu").and_then(|found| {
+fn open(gpus: &Gpus, options: &Options, spec: &Spec, backend: &str) -> Option<(GpuLimits, GpuProbe)> {
+    let name = gpu_name(spec, backend);
+    let opened = gpus.of(options, spec, backend).and_then(|found| {
         let probe = GpuProbe::new(std::sync::Arc::new(Gpu::open(found, &options.gpu)?))?;
         let rates = probe.rates()?;
-        Ok((GpuLimits::new(&gpu_name(spec), &found.summary, &rates), probe))
+        Ok((GpuLimits::new(&name, &found.summary, &rates), probe))
     });
-    opened.inspect_err(|error| tracing::warn!("{}: its limits cannot be measured: {error}", spec.device)).ok()
+    opened.inspect_err(|error| tracing::warn!("{name}: its limits cannot be measured: {error}")).ok()
 }

@@ -2,16 +2,18 @@
 
 use sterna_cpu::machine;
 
+use super::bound::{Part, Repetition, by_state, limit};
 use super::energy::{Energy, Meter};
 use super::gpus::Consumer;
 use super::limits::Limits;
 use super::peers::Peers;
-use super::row::{Repetition, Skipped, by_state};
+use super::row::Skipped;
 use super::spec::PROMPT;
 use super::stats::Rate;
 use super::timing::{time, time_watched};
 use super::{ENGINE, Machine, Options, Report, Row, Spec, Test};
 use crate::engine::Engine;
+use crate::graph::{Layer, Phase};
 use crate::{Error, Model, OpenOptions};
 
 /// Models that are kept open together; with more, they are opened anew in each round.
@@ -57,13 +59,13 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&Spec)) -> Result<Report,
         specs
             .iter()
             .zip(&facts)
-            .find_map(|(spec, facts)| Some(facts.as_ref().filter(|_| spec.model == model)?.macs_per_token))
+            .find_map(|(spec, facts)| total(&facts.as_ref().filter(|_| spec.model == model)?.parts, |part| part.macs))
     };
     let (of_peers, skipped_peers) = peers.finish(options, &macs);
     skipped.extend(skipped_peers);
     let rows = specs.iter().zip(results).zip(facts).filter_map(|((spec, all), facts)| Some((spec, all, facts?)));
     let rows = rows.flat_map(|(spec, all, facts)| {
-        by_state(all).into_iter().map(|state| row(options, spec, &facts, &state)).collect::<Vec<_>>()
+        by_state(&facts.parts, all).into_iter().map(|state| row(options, spec, &facts, &state)).collect::<Vec<_>>()
     });
     Ok(Report { machine, rows: rows.chain(of_peers).collect(), skipped })
 }
@@ -83,17 +85,18 @@ fn measure(
     let model = opened(open, options, spec)?;
     let mut facts = Facts::of(&model, spec);
     let consumers: Vec<Consumer> =
-        facts.backends.iter().map(|backend| limits.gpus.consumer(options, spec, backend)).collect();
+        facts.parts.iter().map(|part| limits.gpus.consumer(options, spec, &part.backend)).collect();
     let sensors = meter.choose(&consumers);
     facts.sensors = meter.names(&sensors);
     if is_first {
         time(&model, spec, Some(WARM_UP))?;
     }
-    let before = limits.bounds(options, spec, &facts.placement);
+    let before = limits.bounds(options, spec, &facts.parts);
     let mut reading = None;
     let seconds = time_watched(&model, spec, None, &mut |_| reading = meter.read(&sensors))?;
     let joules = meter.joules_since(&sensors, reading, seconds);
-    let bounds = before.middle(limits.bounds(options, spec, &facts.placement));
+    let after = limits.bounds(options, spec, &facts.parts);
+    let bounds = before.into_iter().zip(after).map(|(before, after)| before.middle(after)).collect();
     let tokens_per_second = (spec.test.tokens() * spec.parallel) as f64 / seconds;
     Ok((Repetition { tokens_per_second, bounds, joules }, facts))
 }
@@ -193,38 +196,55 @@ pub fn open_options(options: &Options, spec: &Spec) -> OpenOptions {
 struct Facts {
     placement: String,
     /// What computes.
-    backends: Vec<String>,
+    parts: Vec<Part>,
     /// What measures the energy of all of them.
     sensors: Vec<String>,
     isa: Option<&'static str>,
     layout: &'static str,
     kernel: &'static str,
-    bytes_per_token: u64,
-    macs_per_token: u64,
 }
 
 impl Facts {
     fn of(model: &Model, spec: &Spec) -> Facts {
         let engine = model.engine();
-        let stages = || engine.executor().stages();
-        let read: u64 = stages().map(|(_, _, memory)| memory.weights + memory.head).sum();
-        let middle = match spec.test {
-            Test::Prompt(_) => spec.depth,
-            Test::Generate(tokens) => spec.depth.max(PROMPT) + tokens / 2,
-        };
-        let cached = middle as u64 * model.config().kv_bytes_per_position(spec.kv) as u64;
         let (layout, kernel) = layout_and_kernel(model, &engine);
+        let parts = parts(model, &engine, spec);
         Facts {
             placement: model.placement().to_owned(),
-            backends: stages().map(|(_, backend, _)| backend.to_owned()).collect(),
+            isa: parts.iter().any(|part| part.backend == "cpu").then(|| model.kernels().isa().name()),
+            parts,
             sensors: Vec::new(),
-            isa: stages().any(|(_, backend, _)| backend == "cpu").then(|| model.kernels().isa().name()),
             layout,
             kernel,
-            bytes_per_token: read / spec.parallel as u64 + cached,
-            macs_per_token: model.graph().ternary_parameters(),
         }
     }
+}
+
+/// What each backend does for a token of a test.
+fn parts(model: &Model, engine: &Engine, spec: &Spec) -> Vec<Part> {
+    let (phase, middle) = match spec.test {
+        Test::Prompt(_) => (Phase::Prefill, spec.depth),
+        Test::Generate(tokens) => (Phase::Decode, spec.depth.max(PROMPT) + tokens / 2),
+    };
+    let (config, graph) = (model.config(), model.graph());
+    let cached_by_block = middle * config.kv_bytes_per_position(spec.kv) / config.num_layers.max(1);
+    let mut parts: Vec<Part> = Vec::new();
+    for (layers, backend, memory) in engine.executor().stages_of(phase) {
+        let (mut bytes, mut macs) = ((memory.weights + memory.head) / spec.parallel as u64, 0);
+        for layer in layers {
+            let Layer::Block(_, block) = graph.layer(layer) else { continue };
+            bytes += cached_by_block as u64;
+            macs += block.linears().map(|linear| (linear.rows * linear.cols) as u64).sum::<u64>();
+        }
+        match parts.iter_mut().find(|part| part.backend == backend) {
+            Some(part) => {
+                part.bytes = part.bytes.map(|known| known + bytes);
+                part.macs = part.macs.map(|known| known + macs);
+            }
+            None => parts.push(Part { backend: backend.to_owned(), bytes: Some(bytes), macs: Some(macs) }),
+        }
+    }
+    parts
 }
 
 /// The layout of a model's ternary weights and the kernels for it: the CPU's, if it computes layers.
@@ -244,7 +264,7 @@ fn row(options: &Options, spec: &Spec, facts: &Facts, repetitions: &[Repetition]
         layout: facts.layout.to_owned(),
         kernel: facts.kernel.to_owned(),
         energy: energy(spec, facts, repetitions),
-        ..row_of(options, spec, ENGINE, (Some(facts.bytes_per_token), Some(facts.macs_per_token)), repetitions)
+        ..row_of(options, spec, ENGINE, &facts.parts, repetitions)
     }
 }
 
@@ -256,29 +276,15 @@ fn energy(spec: &Spec, facts: &Facts, repetitions: &[Repetition]) -> Option<Ener
     Some(Energy { joules, joules_per_token, sensors: facts.sensors.clone() })
 }
 
+/// The work of all parts, if it is known.
+fn total(parts: &[Part], of: fn(&Part) -> Option<u64>) -> Option<u64> {
+    parts.iter().map(of).sum()
+}
+
 /// What rows of all programs have: all but what computes.
-pub(super) fn row_of(
-    options: &Options,
-    spec: &Spec,
-    engine: &str,
-    (bytes, macs): (Option<u64>, Option<u64>),
-    repetitions: &[Repetition],
-) -> Row {
+pub(super) fn row_of(options: &Options, spec: &Spec, engine: &str, parts: &[Part], repetitions: &[Repetition]) -> Row {
     let rates: Vec<f64> = repetitions.iter().map(|repetition| repetition.tokens_per_second).collect();
-    let middle = |values: Vec<f64>| if values.is_empty() { None } else { Some(machine::median(values)) };
-    let bound = |of: fn(&Repetition) -> Option<f64>| middle(repetitions.iter().filter_map(of).collect());
-    let (read, int8) = (bound(|repetition| repetition.bounds.read), bound(|repetition| repetition.bounds.int8));
-    let seconds = |units: Option<u64>, rate: Option<f64>| Some(units? as f64 / rate?);
-    let is_computing = match spec.test {
-        Test::Prompt(_) => true,
-        // What takes longer.
-        Test::Generate(_) => seconds(macs, int8).zip(seconds(bytes, read)).is_some_and(|(int8, read)| int8 > read),
-    };
-    let (limit, limit_rate, per_token) = if is_computing { ("int8", int8, macs) } else { ("read", read, bytes) };
-    let share = |repetition: &Repetition| {
-        let bound = if is_computing { repetition.bounds.int8 } else { repetition.bounds.read };
-        Some(repetition.tokens_per_second * per_token? as f64 / 1e9 / bound?)
-    };
+    let limit = limit(spec.test, parts, repetitions);
     let (n_prompt, n_gen) = match spec.test {
         Test::Prompt(tokens) => (tokens, 0),
         Test::Generate(tokens) => (0, tokens),
@@ -299,11 +305,11 @@ pub(super) fn row_of(
         kernel: String::new(),
         kv: spec.kv.name().to_owned(),
         tokens_per_second: Rate::of(&rates),
-        bytes_per_token: bytes,
-        macs_per_token: macs,
-        limit: limit.to_owned(),
-        limit_rate,
-        limit_share: middle(repetitions.iter().filter_map(share).collect()),
+        bytes_per_token: total(parts, |part| part.bytes),
+        macs_per_token: total(parts, |part| part.macs),
+        limit: limit.name.to_owned(),
+        limit_rate: limit.rate,
+        limit_share: limit.share,
         energy: None,
     }
 }

@@ -3,9 +3,11 @@
 //! [`run`] takes the cross product of what is to be compared, opens a model for each combination (`spec`), and measures
 //! them in turn, round by round (`measure`, `timing`), so that a machine whose speed drifts favours none. Next to each
 //! repetition it measures what bounds it (`limits`): the read bandwidth for decoding, the rate of int8 multiply-adds for
-//! prompts. A [`Row`] says how fast a test ran, how sure that is (`stats`) and what share of the bound it reached (`row`).
+//! prompts, of each device that takes part. A [`Row`] says how fast a test ran, how sure that is (`stats`) and what share of
+//! the bound it reached (`bound`).
 //! [`compare`] runs the same tokens on two placements, [`diff()`] compares two reports.
 
+mod bound;
 mod compare;
 mod diff;
 mod energy;

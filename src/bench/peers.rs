@@ -1,9 +1,10 @@
 //! All peers of a run, round by round, on the CPU like Sterna.
 
+use super::bound::{Part, Repetition, by_state};
 use super::limits::Limits;
 use super::measure::{describe_skipped, row_of};
 use super::peer::{Measured, Peer};
-use super::row::{Repetition, Skipped, by_state};
+use super::row::Skipped;
 use super::{Options, Row, Spec};
 use crate::Error;
 use crate::backend::Device;
@@ -64,10 +65,13 @@ impl Peers {
                     continue;
                 }
                 let model = options.models[spec.model].prepare()?;
-                let before = limits.bounds(options, spec, "cpu");
+                let part = [on_cpu(None, None)];
+                let before = limits.bounds(options, spec, &part);
                 match running.peer.measure(&model, spec, is_first) {
                     Ok(measured) => {
-                        let bounds = before.middle(limits.bounds(options, spec, "cpu"));
+                        let after = limits.bounds(options, spec, &part);
+                        let bounds =
+                            before.into_iter().zip(after).map(|(before, after)| before.middle(after)).collect();
                         let tokens_per_second = measured.tokens_per_second;
                         let (repetitions, last) = &mut running.results[index];
                         repetitions.push(Repetition { tokens_per_second, bounds, joules: None });
@@ -86,11 +90,11 @@ impl Peers {
         for Running { peer, results, refused } in std::mem::take(&mut self.peers) {
             for (spec, (repetitions, last)) in self.specs.iter().zip(results) {
                 let Some(last) = last else { continue };
-                let units = (last.bytes_per_token, macs(spec.model));
-                rows.extend(by_state(repetitions).into_iter().map(|state| Row {
+                let part = [on_cpu(last.bytes_per_token, macs(spec.model))];
+                rows.extend(by_state(&part, repetitions).into_iter().map(|state| Row {
                     layout: last.layout.clone(),
                     kernel: last.kernel.clone(),
-                    ..row_of(options, spec, peer.name(), units, &state)
+                    ..row_of(options, spec, peer.name(), &part, &state)
                 }));
             }
             for (spec, reason) in refused {
@@ -99,4 +103,9 @@ impl Peers {
         }
         (rows, self.skipped)
     }
+}
+
+/// What a peer does for a token.
+fn on_cpu(bytes: Option<u64>, macs: Option<u64>) -> Part {
+    Part { backend: "cpu".into(), bytes, macs }
 }

@@ -31,7 +31,7 @@ pub struct Machine {
     pub int8_gmacs: BTreeMap<String, f64>,
     /// An empty parallel region, nanoseconds, by number of threads.
     pub barrier_ns: BTreeMap<usize, f64>,
-    /// The GPUs that served combinations alone.
+    /// The GPUs that took part.
     pub gpu: Vec<GpuLimits>,
     /// What measures energy.
     pub energy: EnergySource,
@@ -161,87 +161,16 @@ pub struct Row {
     pub bytes_per_token: Option<u64>,
     /// Multiply-adds with ternary weights for one token.
     pub macs_per_token: Option<u64>,
-    /// What bounds the test: `read`, or `int8` for prompts and where so many sequences run together that it takes longer.
+    /// What bounds the test: `read`, or `int8` for prompts and where so many sequences run together that it takes longer, or
+    /// `mixed` where it is not the same on all devices that take part.
     pub limit: String,
-    /// The bound in GB/s or 10^9 multiply-adds per second, measured next to the repetitions; absent where it cannot be
-    /// measured.
+    /// The bound in GB/s or 10^9 multiply-adds per second, measured next to the repetitions; of several devices, all that they
+    /// read or multiply over the time that it takes each at its own bound, added. Absent where it cannot be measured, and if
+    /// the limit is mixed.
     pub limit_rate: Option<f64>,
-    /// The share of it that was reached.
+    /// The share of it that was reached: the time that the work of each device takes at its bound, added, over the time that
+    /// was taken.
     pub limit_share: Option<f64>,
     /// What it took, where everything that computed is measured.
     pub energy: Option<Energy>,
-}
-
-/// One repetition: tokens per second, and the bounds that were measured next to it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Repetition {
-    pub(super) tokens_per_second: f64,
-    pub(super) bounds: Bounds,
-    /// Joules, where they are measured.
-    pub(super) joules: Option<f64>,
-}
-
-/// What the devices of a combination can do at most, where that is known.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Bounds {
-    /// Reads from memory, GB/s.
-    pub(super) read: Option<f64>,
-    /// Multiply-adds of int8 numbers, 10^9 per second.
-    pub(super) int8: Option<f64>,
-}
-
-impl Bounds {
-    /// Between two measurements.
-    pub(super) fn middle(self, other: Bounds) -> Bounds {
-        let middle = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| (a + b) / 2.0);
-        Bounds { read: middle(self.read, other.read), int8: middle(self.int8, other.int8) }
-    }
-
-    /// The one that tells states of the machine apart: that of memory, where it was measured.
-    fn state(self) -> f64 {
-        self.read.or(self.int8).unwrap_or(0.0)
-    }
-}
-
-/// Bounds this much apart belong to different states of the machine.
-const STATES_APART: f64 = 1.3;
-
-/// Groups the repetitions by the state that the machine was in: where the largest step between neighbouring bounds is a
-/// big one, it separates two states. Their results are not averaged.
-pub(super) fn by_state(mut repetitions: Vec<Repetition>) -> Vec<Vec<Repetition>> {
-    let bound = |repetition: &Repetition| repetition.bounds.state();
-    repetitions.sort_by(|a, b| bound(a).total_cmp(&bound(b)));
-    let step = |i: &usize| bound(&repetitions[*i]) / bound(&repetitions[i - 1]).max(f64::MIN_POSITIVE);
-    let widest = (1..repetitions.len()).max_by(|a, b| step(a).total_cmp(&step(b)));
-    match widest.filter(|i| bound(&repetitions[i - 1]) > 0.0 && step(i) >= STATES_APART) {
-        Some(i) => {
-            let fast = repetitions.split_off(i);
-            vec![repetitions, fast]
-        }
-        None => vec![repetitions],
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn repetitions(bounds: &[f64]) -> Vec<Repetition> {
-        let repetition = |&read: &f64| Repetition {
-            tokens_per_second: read,
-            bounds: Bounds { read: Some(read), int8: None },
-            joules: None,
-        };
-        bounds.iter().map(repetition).collect()
-    }
-
-    #[test]
-    fn states_are_kept_apart() {
-        let states = by_state(repetitions(&[45.0, 76.0, 46.0, 75.0, 47.0]));
-        assert_eq!(states.iter().map(Vec::len).collect::<Vec<_>>(), [3, 2]);
-        assert_eq!(by_state(repetitions(&[45.0, 50.0, 55.0, 58.0])).len(), 1);
-        assert_eq!(by_state(repetitions(&[45.0])).len(), 1);
-        let unknown = vec![Repetition { tokens_per_second: 1.0, bounds: Bounds::default(), joules: None }; 3];
-        assert_eq!(by_state(unknown).len(), 1);
-    }
 }

@@ -23,8 +23,9 @@ use super::{bench_diff, compare, explain};
     args_conflicts_with_subcommands = true,
     after_help = "Every combination of the values that are given is measured, in turn, round by round. `share` is
 the part of what the machine can do at most: for generation the read bandwidth, for prompts the
-rate of int8 multiply-adds, both measured next to each repetition. What cannot run on this machine
-is left out, with the reason.
+rate of int8 multiply-adds, both measured next to each repetition; where several devices share the
+layers, the times of their parts at the limit of each are added. What cannot run on this machine is
+left out, with the reason.
 
 Examples:
   sterna bench model.gguf

@@ -126,6 +126,7 @@ fn cells(row: &Row) -> [String; HEADER.len()] {
     let limit = match (row.limit.as_str(), row.limit_rate) {
         ("read", Some(rate)) => format!("{rate:.1} GB/s"),
         (_, Some(rate)) => format!("{rate:.0} GMAC/s"),
+        ("mixed", None) if row.limit_share.is_some() => "mixed".into(),
         (_, None) => "unknown".into(),
     };
     let place = match row.placement.as_str() {

@@ -76,6 +76,26 @@ fn the_cost_of_a_token_is_explained() {
 }
 
 #[test]
+fn layers_on_several_devices_have_a_limit_too() {
+    let _turn = turn();
+    let Some(device) = device() else { return };
+    let placement = "embed=cpu,0-1=cpu,2-=gpu";
+    let args = ["bench", "demo", "-p", "12", "-n", "2", "-r", "1", "-t", "1", "--format", "json", "--device", &device];
+    let report = json(&[&args[..], &["--placement", placement]].concat());
+    let (machine, rows) = (&report["machine"], report["rows"].as_array().unwrap());
+    assert_eq!((rows.len(), &machine["gpu"][0]["device"]), (2, &device.as_str().into()), "{report:#}");
+    for row in rows {
+        let (limit, other) = if row["test"] == "tg" { ("read", "bytes_per_token") } else { ("int8", "macs_per_token") };
+        let [share, rate] = ["limit_share", "limit_rate"].map(|key| row[key].as_f64().unwrap());
+        assert!(row["limit"] == limit && row["placement"].as_str().unwrap().contains("cpu") && row["isa"].is_string());
+        assert!(share > 0.0, "{row}");
+        // What each does at its own rate, all in all.
+        let reached = row["tokens_per_second"]["median"].as_f64().unwrap() * row[other].as_f64().unwrap() / 1e9;
+        assert!((share * rate / reached - 1.0).abs() < 1e-9, "{row}");
+    }
+}
+
+#[test]
 fn a_benchmark_knows_the_limits_and_the_time_of_each_kernel() {
     let _turn = turn();
     let Some(device) = device() else { return };

@@ -116,7 +116,11 @@ fn numbers(report: &Report) -> String {
                 100.0 * interval.level,
                 rate.n
             ),
-            row.limit_rate.map_or_else(|| "unknown".into(), |rate| format!("{} {unit}", number(rate))),
+            match row.limit_rate {
+                Some(rate) => format!("{} {unit}", number(rate)),
+                None if row.limit_share.is_some() => row.limit.clone(),
+                None => "unknown".into(),
+            },
             row.limit_share.map_or_else(String::new, |share| format!("{:.0} %", 100.0 * share)),
             row.bytes_per_token.map_or_else(String::new, |bytes| number(bytes as f64 / 1e6)),
             row.energy.as_ref().map_or_else(String::new, |energy| number(energy.joules_per_token)),

@@ -42,8 +42,9 @@ fn chart(title: &str, rows: &[&Row], backends: &[String]) -> String {
     for (index, row) in rows.iter().enumerate() {
         let (y, rate) = (8.0 + BAR * index as f64, &row.tokens_per_second);
         let middle = y + BAR / 2.0 - 2.0;
-        let share =
-            row.limit_share.map_or_else(String::new, |share| format!(", {:.0} % of {}", 100.0 * share, row.limit));
+        let share = row
+            .limit_share
+            .map_or_else(String::new, |share| format!(", {:.0} % of the limit ({})", 100.0 * share, row.limit));
         let tip = format!(
             "{}: median {} tokens/s, {} to {} with {:.0} %, {} repetitions{share}",
             settings(row),

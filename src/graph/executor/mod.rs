@@ -158,6 +158,11 @@ impl Executor {
         self.slots.iter().map(|slot| (slot.stage.layers(), slot.stage.backend(), slot.stage.memory()))
     }
 
+    /// As [`Executor::stages`], of those that serve a phase.
+    pub fn stages_of(&self, phase: Phase) -> impl Iterator<Item = (Range<usize>, &str, StageMemory)> {
+        self.stages().zip(&self.slots).filter(move |(_, slot)| slot.serves[phase as usize]).map(|(stage, _)| stage)
+    }
+
     /// How long each stage has worked since it was built, or since this was last asked, in the order of
     /// [`Executor::stages`].
     pub fn take_times(&mut self) -> Vec<StageTime> {
