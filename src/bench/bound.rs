@@ -31,16 +31,58 @@ impl Bounds {
         let middle = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| (a + b) / 2.0);
         Bounds { read: middle(self.read, other.read), int8: middle(self.int8, other.int8) }
     }
+
+    /// How far two measurements are apart, as a share of their middle.
+    fn apart(self, other: Bounds) -> f64 {
+        let apart = |a: Option<f64>, b: Option<f64>| a.zip(b).map_or(0.0, |(a, b)| 2.0 * (a - b).abs() / (a + b));
+        apart(self.read, other.read).max(apart(self.int8, other.int8))
+    }
 }
 
 /// One repetition.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Repetition {
     pub(super) tokens_per_second: f64,
     /// The bounds of each part, measured next to it.
     pub(super) bounds: Vec<Bounds>,
+    /// How far those before and after it were apart, as a share.
+    pub(super) drift: f64,
+    /// Cores that other programs kept busy meanwhile, where the system tells.
+    pub(super) others: Option<f64>,
     /// Joules, where they are measured.
     pub(super) joules: Option<f64>,
+}
+
+/// Bounds of which one is this much larger than the other are those of a machine that changed meanwhile.
+const DRIFT: f64 = 0.1;
+
+/// Other programs that keep more than this part of a core busy disturb.
+const OTHERS: f64 = 0.1;
+
+/// How often a repetition is made at most until nothing disturbs it.
+pub(super) const TRIES: usize = 3;
+
+impl Repetition {
+    /// With the bounds that were measured before and after it.
+    pub(super) fn between(self, before: Vec<Bounds>, after: Vec<Bounds>) -> Repetition {
+        let pairs = || before.iter().zip(&after);
+        Repetition {
+            bounds: pairs().map(|(before, after)| before.middle(*after)).collect(),
+            drift: pairs().map(|(before, after)| before.apart(*after)).fold(0.0, f64::max),
+            ..self
+        }
+    }
+
+    /// Whether the machine was the same before and after it, and did nothing else.
+    pub(super) fn is_steady(&self) -> bool {
+        self.drift <= DRIFT && self.others.unwrap_or(0.0) <= OTHERS
+    }
+
+    /// The one of two that was disturbed less.
+    pub(super) fn steadier(self, other: Repetition) -> Repetition {
+        let disturbance = |repetition: &Repetition| repetition.drift + repetition.others.unwrap_or(0.0);
+        if disturbance(&other) < disturbance(&self) { other } else { self }
+    }
 }
 
 /// What a part waits for.
@@ -143,20 +185,15 @@ fn middle(values: Vec<f64>) -> Option<f64> {
 /// Bounds this much apart belong to different states of the machine.
 const STATES_APART: f64 = 1.3;
 
-/// Groups the repetitions by the state that the machine was in: where the largest step between neighbouring bounds is a
-/// big one, it separates two states. Their results are not averaged.
+/// Groups the repetitions by the state that the machine was in: each big step between neighbouring bounds separates two states.
+/// Their results are not averaged.
 pub(super) fn by_state(parts: &[Part], mut repetitions: Vec<Repetition>) -> Vec<Vec<Repetition>> {
-    let bound = |repetition: &Repetition| state(parts, repetition);
-    repetitions.sort_by(|a, b| bound(a).total_cmp(&bound(b)));
-    let step = |i: &usize| bound(&repetitions[*i]) / bound(&repetitions[i - 1]).max(f64::MIN_POSITIVE);
-    let widest = (1..repetitions.len()).max_by(|a, b| step(a).total_cmp(&step(b)));
-    match widest.filter(|i| bound(&repetitions[i - 1]) > 0.0 && step(i) >= STATES_APART) {
-        Some(i) => {
-            let fast = repetitions.split_off(i);
-            vec![repetitions, fast]
-        }
-        None => vec![repetitions],
-    }
+    repetitions.sort_by(|a, b| state(parts, a).total_cmp(&state(parts, b)));
+    let is_same = |a: &Repetition, b: &Repetition| {
+        let (a, b) = (state(parts, a), state(parts, b));
+        a <= 0.0 || b / a < STATES_APART
+    };
+    repetitions.chunk_by(is_same).map(<[Repetition]>::to_vec).collect()
 }
 
 /// The bound that tells states of the machine apart: that of memory, where it was measured.
@@ -177,7 +214,7 @@ mod tests {
         let repetition = |&read: &f64| Repetition {
             tokens_per_second: read,
             bounds: vec![Bounds { read: Some(read), int8: None }],
-            joules: None,
+            ..Repetition::default()
         };
         bounds.iter().map(repetition).collect()
     }
@@ -189,8 +226,25 @@ mod tests {
         assert_eq!(states.iter().map(Vec::len).collect::<Vec<_>>(), [3, 2]);
         assert_eq!(by_state(&cpu, reads(&[45.0, 50.0, 55.0, 58.0])).len(), 1);
         assert_eq!(by_state(&cpu, reads(&[45.0])).len(), 1);
-        let unknown = Repetition { tokens_per_second: 1.0, bounds: vec![Bounds::default()], joules: None };
+        let states = by_state(&cpu, reads(&[20.0, 76.0, 44.0, 45.0, 75.0, 21.0, 77.0]));
+        assert_eq!(states.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 3]);
+        let unknown = Repetition { tokens_per_second: 1.0, bounds: vec![Bounds::default()], ..Repetition::default() };
         assert_eq!(by_state(&cpu, vec![unknown; 3]).len(), 1);
+    }
+
+    #[test]
+    fn what_disturbs_a_repetition_is_seen() {
+        let bounds = |read: f64| vec![Bounds { read: Some(read), int8: None }, Bounds::default()];
+        let with = |before: f64, after: f64, others: Option<f64>| {
+            Repetition { others, ..Repetition::default() }.between(bounds(before), bounds(after))
+        };
+        let steady = with(30.0, 32.0, Some(0.02));
+        assert!(steady.is_steady() && with(30.0, 32.0, None).is_steady());
+        assert_eq!((steady.bounds[0].read, steady.bounds[1]), (Some(31.0), Bounds::default()));
+        let (changed, busy) = (with(30.0, 45.0, None), with(30.0, 30.0, Some(0.9)));
+        assert!((changed.drift - 0.4).abs() < 1e-12 && !changed.is_steady() && !busy.is_steady());
+        assert_eq!(busy.clone().steadier(changed.clone()).drift, changed.drift);
+        assert_eq!(changed.steadier(busy).steadier(steady).others, Some(0.02));
     }
 
     #[test]
@@ -222,8 +276,8 @@ mod tests {
         // 0.2 GB at 20 GB/s and 0.8 GB at 400 GB/s: 10 and 2 ms.
         let parts = [part("cpu", 200_000_000, 100_000_000), part("gpu", 800_000_000, 400_000_000)];
         let bounds = |read: f64, int8: Option<f64>| Bounds { read: Some(read), int8 };
-        let mut repetition =
-            Repetition { tokens_per_second: 50.0, bounds: vec![bounds(20.0, None), bounds(400.0, None)], joules: None };
+        let at = vec![bounds(20.0, None), bounds(400.0, None)];
+        let mut repetition = Repetition { tokens_per_second: 50.0, bounds: at, ..Repetition::default() };
         let near = |got: Option<f64>, want: f64| assert!((got.expect("it is known") - want).abs() < 1e-9, "{got:?}");
         let read = limit(Test::Generate(8), &parts, std::slice::from_ref(&repetition));
         assert_eq!(read.name, "read");

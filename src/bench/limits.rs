@@ -1,8 +1,9 @@
 //! What the devices of a run can do at most, measured next to what is compared (`bound` compares).
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
-use sterna_cpu::machine::{self, ReadProbe};
+use sterna_cpu::machine::{self, Int8Probe, ReadProbe};
 use sterna_cpu::{Isa, Pool};
 
 use super::bound::{Bounds, Part};
@@ -16,6 +17,19 @@ use crate::tune;
 
 /// Memory that the bandwidth is measured with: far beyond all caches.
 const PROBE_BYTES: usize = 256 << 20;
+
+/// How long a limit is measured next to a repetition, in many passes: in a few milliseconds it is another one each time.
+const PROBE_TIME: Duration = Duration::from_millis(60);
+
+/// The median of passes of a probe.
+fn for_a_while(mut pass: impl FnMut() -> f64) -> f64 {
+    let start = Instant::now();
+    let mut rates = vec![pass()];
+    while start.elapsed() < PROBE_TIME || rates.len() < 3 {
+        rates.push(pass());
+    }
+    machine::median(rates)
+}
 
 /// Probes of the CPU and of the GPUs.
 pub(super) struct Limits {
@@ -61,9 +75,10 @@ impl Limits {
     fn cpu(&mut self, spec: &Spec) -> Bounds {
         let Some(pool) = self.pools.get(&spec.threads) else { return Bounds::default() };
         let is_prompt = matches!(spec.test, Test::Prompt(_));
-        let read = (!is_prompt).then(|| machine::median((0..3).map(|_| self.probe.gbps(pool, self.isa))));
+        let read = (!is_prompt).then(|| for_a_while(|| self.probe.gbps(pool, self.isa)));
         self.reads.entry(spec.threads).or_default().extend(read);
-        Bounds { read, int8: if is_prompt || spec.parallel > 1 { machine::int8_gmacs(pool, spec.isa) } else { None } }
+        let probe = if is_prompt || spec.parallel > 1 { Int8Probe::new(spec.isa) } else { None };
+        Bounds { read, int8: probe.map(|probe| for_a_while(|| probe.gmacs(pool))) }
     }
 
     #[cfg(feature = "gpu")]

@@ -2,10 +2,11 @@
 
 use sterna_cpu::machine;
 
-use super::bound::{Part, Repetition, by_state, limit};
+use super::bound::{Bounds, Part, Repetition, TRIES, by_state, limit};
 use super::energy::{Energy, Meter};
 use super::gpus::Consumer;
 use super::limits::Limits;
+use super::load::Load;
 use super::peers::Peers;
 use super::row::Skipped;
 use super::spec::PROMPT;
@@ -91,14 +92,42 @@ fn measure(
     if is_first {
         time(&model, spec, Some(WARM_UP))?;
     }
-    let before = limits.bounds(options, spec, &facts.parts);
-    let mut reading = None;
-    let seconds = time_watched(&model, spec, None, &mut |_| reading = meter.read(&sensors))?;
-    let joules = meter.joules_since(&sensors, reading, seconds);
-    let after = limits.bounds(options, spec, &facts.parts);
-    let bounds = before.into_iter().zip(after).map(|(before, after)| before.middle(after)).collect();
-    let tokens_per_second = (spec.test.tokens() * spec.parallel) as f64 / seconds;
-    Ok((Repetition { tokens_per_second, bounds, joules }, facts))
+    let once = &mut || {
+        let mut watched = None;
+        let seconds = time_watched(&model, spec, None, &mut |_| {
+            let load = Load::now();
+            watched = Some((meter.read(&sensors), load));
+        })?;
+        let (reading, load) = watched.unzip();
+        let others = load.flatten().and_then(Load::others);
+        let joules = meter.joules_since(&sensors, reading.flatten(), seconds);
+        let tokens_per_second = (spec.test.tokens() * spec.parallel) as f64 / seconds;
+        Ok::<_, Error>(Repetition { tokens_per_second, others, joules, ..Repetition::default() })
+    };
+    let repetition = steady(&mut || limits.bounds(options, spec, &facts.parts), once)?;
+    Ok((repetition, facts))
+}
+
+/// What `once` measures, between two measurements of the bounds: again, a few times at most, if other programs are at work or
+/// the machine changed meanwhile. The one that was disturbed least.
+pub(super) fn steady<E>(
+    bounds: &mut dyn FnMut() -> Vec<Bounds>,
+    once: &mut dyn FnMut() -> Result<Repetition, E>,
+) -> Result<Repetition, E> {
+    let mut before = bounds();
+    let mut measure = || {
+        let repetition = once()?;
+        let after = bounds();
+        Ok(repetition.between(std::mem::replace(&mut before, after.clone()), after))
+    };
+    let mut best = measure()?;
+    for _ in 1..TRIES {
+        if best.is_steady() {
+            break;
+        }
+        best = best.steadier(measure()?);
+    }
+    Ok(best)
 }
 
 /// Why there is no repetition.
@@ -284,6 +313,7 @@ fn total(parts: &[Part], of: fn(&Part) -> Option<u64>) -> Option<u64> {
 /// What rows of all programs have: all but what computes.
 pub(super) fn row_of(options: &Options, spec: &Spec, engine: &str, parts: &[Part], repetitions: &[Repetition]) -> Row {
     let rates: Vec<f64> = repetitions.iter().map(|repetition| repetition.tokens_per_second).collect();
+    let others: Vec<f64> = repetitions.iter().filter_map(|repetition| repetition.others).collect();
     let limit = limit(spec.test, parts, repetitions);
     let (n_prompt, n_gen) = match spec.test {
         Test::Prompt(tokens) => (tokens, 0),
@@ -310,6 +340,8 @@ pub(super) fn row_of(options: &Options, spec: &Spec, engine: &str, parts: &[Part
         limit: limit.name.to_owned(),
         limit_rate: limit.rate,
         limit_share: limit.share,
+        others_busy: (!others.is_empty()).then(|| machine::median(others)),
+        unsteady: repetitions.iter().filter(|repetition| !repetition.is_steady()).count(),
         energy: None,
     }
 }

@@ -4,7 +4,7 @@
 //! them in turn, round by round (`measure`, `timing`), so that a machine whose speed drifts favours none. Next to each
 //! repetition it measures what bounds it (`limits`): the read bandwidth for decoding, the rate of int8 multiply-adds for
 //! prompts, of each device that takes part. A [`Row`] says how fast a test ran, how sure that is (`stats`) and what share of
-//! the bound it reached (`bound`).
+//! the bound it reached (`bound`). What other programs do meanwhile (`load`) disturbs both: such repetitions are made again.
 //! [`compare`] runs the same tokens on two placements, [`diff()`] compares two reports.
 
 mod bound;
@@ -15,6 +15,7 @@ mod explain;
 mod gpus;
 mod html;
 mod limits;
+mod load;
 mod measure;
 mod peer;
 mod peers;

@@ -2,7 +2,7 @@
 
 use super::bound::{Part, Repetition, by_state};
 use super::limits::Limits;
-use super::measure::{describe_skipped, row_of};
+use super::measure::{describe_skipped, row_of, steady};
 use super::peer::{Measured, Peer};
 use super::row::Skipped;
 use super::{Options, Row, Spec};
@@ -66,16 +66,18 @@ impl Peers {
                 }
                 let model = options.models[spec.model].prepare()?;
                 let part = [on_cpu(None, None)];
-                let before = limits.bounds(options, spec, &part);
-                match running.peer.measure(&model, spec, is_first) {
-                    Ok(measured) => {
-                        let after = limits.bounds(options, spec, &part);
-                        let bounds =
-                            before.into_iter().zip(after).map(|(before, after)| before.middle(after)).collect();
-                        let tokens_per_second = measured.tokens_per_second;
-                        let (repetitions, last) = &mut running.results[index];
-                        repetitions.push(Repetition { tokens_per_second, bounds, joules: None });
-                        *last = Some(measured);
+                let mut last = None;
+                let once = &mut || {
+                    let is_first = is_first && last.is_none();
+                    let measured = running.peer.measure(&model, spec, is_first)?;
+                    let tokens_per_second = measured.tokens_per_second;
+                    last = Some(measured);
+                    Ok(Repetition { tokens_per_second, ..Repetition::default() })
+                };
+                match steady(&mut || limits.bounds(options, spec, &part), once) {
+                    Ok(repetition) => {
+                        running.results[index].0.push(repetition);
+                        running.results[index].1 = last;
                     }
                     Err(reason) => running.refused.push((index, reason)),
                 }

@@ -171,6 +171,23 @@ pub struct Row {
     /// The share of it that was reached: the time that the work of each device takes at its bound, added, over the time that
     /// was taken.
     pub limit_share: Option<f64>,
+    /// Cores that other programs kept busy meanwhile, the median of the repetitions; absent where the system does not tell, for
+    /// repetitions of less than 0.2 s, and of peers.
+    pub others_busy: Option<f64>,
+    /// Repetitions that were disturbed, each in the best of three tries: other programs kept more than a tenth of a core busy,
+    /// or the bounds before and after were more than a tenth apart.
+    pub unsteady: usize,
     /// What it took, where everything that computed is measured.
     pub energy: Option<Energy>,
+}
+
+impl Row {
+    /// For people: the share of the limit, and how many of the repetitions were disturbed.
+    pub fn describe_share(&self) -> String {
+        let share = self.limit_share.map_or_else(String::new, |share| format!("{:.0} %", 100.0 * share));
+        match self.unsteady {
+            0 => share,
+            unsteady => format!("{share} ({unsteady} unsteady)").trim().to_owned(),
+        }
+    }
 }

@@ -78,13 +78,24 @@ fn as_table(report: &Report) -> String {
     // Writing to a string cannot fail.
     others.iter().for_each(|line| _ = writeln!(out, "  {line}"));
     let _ = writeln!(out, "{}", table(report));
+    disturbed(report).iter().for_each(|line| _ = writeln!(out, "{line}"));
     out
+}
+
+/// What to make of repetitions that were disturbed, if there are any.
+fn disturbed(report: &Report) -> Option<String> {
+    report.rows.iter().find(|row| row.unsteady > 0)?;
+    let busy = report.rows.iter().filter_map(|row| row.others_busy).fold(0.0, f64::max);
+    Some(format!(
+        "unsteady: the limits changed meanwhile, or other programs were at work (up to {busy:.1} cores); such figures do not repeat"
+    ))
 }
 
 fn as_markdown(report: &Report) -> String {
     let mut out = String::new();
     machine_lines(&report.machine).iter().for_each(|line| _ = writeln!(out, "- {line}"));
     let _ = writeln!(out, "\n{}", table(report));
+    disturbed(report).iter().for_each(|line| _ = writeln!(out, "\n{line}"));
     if !report.skipped.is_empty() {
         let _ = writeln!(out, "\nLeft out:");
     }
@@ -151,13 +162,13 @@ fn cells(row: &Row) -> [String; HEADER.len()] {
             rate.n
         ),
         limit,
-        row.limit_share.map_or_else(String::new, |share| format!("{:.0} %", 100.0 * share)),
+        row.describe_share(),
         row.energy.as_ref().map_or_else(String::new, |energy| format!("{:.3}", energy.joules_per_token)),
     ]
 }
 
 /// The columns of a CSV file, in the names of the JSON output.
-const COLUMNS: [&str; 30] = [
+const COLUMNS: [&str; 32] = [
     "engine",
     "model",
     "test",
@@ -185,6 +196,8 @@ const COLUMNS: [&str; 30] = [
     "limit",
     "limit_rate",
     "limit_share",
+    "others_busy",
+    "unsteady",
     "joules",
     "joules_per_token",
     "energy_sensors",
@@ -226,6 +239,8 @@ fn as_csv(report: &Report) -> anyhow::Result<String> {
             row.limit.clone(),
             number(row.limit_rate),
             number(row.limit_share),
+            number(row.others_busy),
+            row.unsteady.to_string(),
             number(row.energy.as_ref().map(|energy| energy.joules)),
             number(row.energy.as_ref().map(|energy| energy.joules_per_token)),
             row.energy.as_ref().map_or_else(String::new, |energy| energy.sensors.join(" ")),

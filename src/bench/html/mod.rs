@@ -121,7 +121,7 @@ fn numbers(report: &Report) -> String {
                 None if row.limit_share.is_some() => row.limit.clone(),
                 None => "unknown".into(),
             },
-            row.limit_share.map_or_else(String::new, |share| format!("{:.0} %", 100.0 * share)),
+            row.describe_share(),
             row.bytes_per_token.map_or_else(String::new, |bytes| number(bytes as f64 / 1e6)),
             row.energy.as_ref().map_or_else(String::new, |energy| number(energy.joules_per_token)),
         ];
