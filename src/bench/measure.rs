@@ -1,5 +1,7 @@
 //! The measuring: round by round through all combinations.
 
+use std::time::{Duration, Instant};
+
 use sterna_cpu::machine;
 
 use super::bound::{Bounds, Part, Repetition, TRIES, by_state, limit};
@@ -108,12 +110,17 @@ fn measure(
     Ok((repetition, facts))
 }
 
+/// Repetitions are not made again after this time: a run shall not take three times as long on a busy machine, and what takes
+/// seconds is a mean of what disturbs it.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// What `once` measures, between two measurements of the bounds: again, a few times at most, if other programs are at work or
 /// the machine changed meanwhile. The one that was disturbed least.
 pub(super) fn steady<E>(
     bounds: &mut dyn FnMut() -> Vec<Bounds>,
     once: &mut dyn FnMut() -> Result<Repetition, E>,
 ) -> Result<Repetition, E> {
+    let start = Instant::now();
     let mut before = bounds();
     let mut measure = || {
         let repetition = once()?;
@@ -122,7 +129,7 @@ pub(super) fn steady<E>(
     };
     let mut best = measure()?;
     for _ in 1..TRIES {
-        if best.is_steady() {
+        if best.is_steady() || start.elapsed() > PATIENCE {
             break;
         }
         best = best.steadier(measure()?);
