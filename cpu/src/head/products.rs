@@ -113,8 +113,6 @@ mod x86 {
             // are in bounds by the assertion above.
             unsafe {
                 let mut acc = [[_mm512_setzero_si512(); T]; R];
-                // One step at a time: where a sum takes two products in a row, LLVM splits the second into two slower
-                // instructions, for their latency, which is hidden here.
                 for k in (0..stride).step_by(32) {
                     prefetch_rows::<R>(rows, stride, k);
                     let mut weights = [_mm512_setzero_si512(); R];
