@@ -65,11 +65,11 @@ pub struct Timings {
     pub prompt_tokens: usize,
     /// Prompt tokens whose keys and values were still cached.
     pub cached_tokens: usize,
-    /// Time for the prompt, the first token included.
+    /// Time for the prompt, the first token and its text included.
     pub prompt_time: Duration,
     /// Generated tokens.
     pub generated_tokens: usize,
-    /// Time for all tokens but the first.
+    /// Time for all tokens but the first, and their text.
     pub decode_time: Duration,
 }
 
@@ -146,6 +146,9 @@ impl<'s> Generation<'s> {
             let wanted = sampler.wanted(history, &mut self.adjusted);
             self.session.forward_last(&self.pending, wanted, |output| sampler.choose(output, history))?
         };
+        self.history.push(id);
+        let (text, finish) = self.text.push(self.session.model(), id, self.history.len())?;
+        self.finish = finish;
         let elapsed = start.elapsed();
         if self.timings.generated_tokens == 0 {
             self.timings.prompt_tokens = self.pending.len();
@@ -154,11 +157,8 @@ impl<'s> Generation<'s> {
             self.timings.decode_time += elapsed;
         }
         self.timings.generated_tokens += 1;
-        self.history.push(id);
         self.pending.clear();
         self.pending.push(id);
-        let (text, finish) = self.text.push(self.session.model(), id, self.history.len())?;
-        self.finish = finish;
         Ok(Token { id, text })
     }
 }

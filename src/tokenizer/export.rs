@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value as Json;
 
+use super::vocabulary::Vocabulary;
 use super::{Tokenizer, TokenizerError, gguf, hf};
 use crate::format::{Metadata, Value};
 
@@ -90,8 +91,8 @@ impl Tokenizer {
 
     /// Whether `metadata` stand for this tokenizer, which was made from `original`.
     fn is_in(&self, metadata: &Metadata, original: &Json) -> bool {
-        let Ok(description) = gguf::description(metadata) else { return false };
-        if !is_same(original, &description) {
+        let Ok(vocabulary) = gguf::vocabulary(metadata) else { return false };
+        if !is_same(original, &vocabulary) {
             return false;
         }
         let Ok(other) = Tokenizer::from_gguf(metadata) else { return false };
@@ -195,18 +196,18 @@ fn merges(merges: &Json) -> Option<Vec<String>> {
     merges.as_array()?.iter().map(merge).collect()
 }
 
-/// The merges; those that follow each other and make the same token, whose order scores do not tell, sorted. (It matters in
-/// runs of one character only, of which the texts to compare have some.)
-fn grouped(list: &Json) -> Option<Vec<String>> {
-    let mut merges = merges(list)?;
+/// Merges, of which those that follow each other and make the same token, whose order scores do not tell, are sorted. (It
+/// matters in runs of one character only, of which the texts to compare have some.)
+fn grouped(mut merges: Vec<String>) -> Vec<String> {
     let token = |merge: &String| merge.replacen(' ', "", 1);
     merges.chunk_by_mut(|a, b| token(a) == token(b)).for_each(<[String]>::sort_unstable);
-    Some(merges)
+    merges
 }
 
-/// Whether two descriptions say the same of how a text is cut. The second may have more tokens, of which no text is made.
-fn is_same(original: &Json, made: &Json) -> bool {
-    let (model, other) = (&original["model"], &made["model"]);
+/// Whether a description and a vocabulary say the same of how a text is cut. The second may have more tokens, of which no
+/// text is made.
+fn is_same(original: &Json, made: &Vocabulary<'_>) -> bool {
+    let (model, other) = (&original["model"], &made.rules["model"]);
     let rules = ["normalizer", "pre_tokenizer"];
     let flags = ["byte_fallback", "ignore_merges"];
     let names = ["continuing_subword_prefix", "end_of_word_suffix", "unk_token"];
@@ -216,16 +217,18 @@ fn is_same(original: &Json, made: &Json) -> bool {
         ["single_word", "lstrip", "rstrip"].iter().all(|flag| token[flag] != true)
             && (token["normalized"] != true || original["normalizer"].is_null())
     };
-    let ids = hf::ids(made);
+    let ids: HashMap<&str, usize> = made.names.iter().enumerate().rev().map(|(id, name)| (name.as_str(), id)).collect();
+    let ids_agree = |(name, id): (&String, &u32)| ids.get(name.as_str()) == Some(&(*id as usize));
+    let made_merges = || made.merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
     model["type"] == other["type"]
-        && rules.iter().all(|rule| plain(&original[rule]) == plain(&made[rule]))
-        && decoder(&original["decoder"]) == decoder(&made["decoder"])
+        && rules.iter().all(|rule| plain(&original[rule]) == plain(&made.rules[rule]))
+        && decoder(&original["decoder"]) == decoder(&made.rules["decoder"])
         && flags.iter().all(|&of| flag(model, of) == flag(other, of))
         && names.iter().all(|&of| name(model, of) == name(other, of))
         && (model["unk_token"].is_null() || flag(model, "fuse_unk") == flag(other, "fuse_unk"))
         && model["dropout"].as_f64().unwrap_or(0.0) == 0.0
-        && grouped(&model["merges"]) == grouped(&other["merges"])
-        && hf::ids(original).iter().all(|(name, id)| ids.get(name) == Some(id))
+        && merges(&model["merges"]).is_some_and(|merges| grouped(merges) == grouped(made_merges()))
+        && hf::ids(original).iter().all(ids_agree)
         && original["added_tokens"].as_array().into_iter().flatten().all(is_exact)
 }
 

@@ -1,8 +1,11 @@
-//! The vocabulary in the metadata of a GGUF file, turned into the description of a tokenizer.json.
+//! The vocabulary in the metadata of a GGUF file, with the rules that tokenizer.json would have for it.
 
-use serde_json::{Map, Value as Json, json};
+use std::collections::HashSet;
+
+use serde_json::{Value as Json, json};
 
 use super::export::EOS_IDS;
+use super::vocabulary::Vocabulary;
 use super::{Roles, Tokenizer, TokenizerError, spm};
 use crate::format::Metadata;
 
@@ -28,8 +31,8 @@ fn invalid(key: &str, reason: impl Into<String>) -> TokenizerError {
     TokenizerError::Invalid { what: key.into(), reason: reason.into() }
 }
 
-/// The description of the vocabulary in `metadata`.
-pub(super) fn description(metadata: &Metadata) -> Result<Json, TokenizerError> {
+/// The vocabulary in `metadata`.
+pub(super) fn vocabulary(metadata: &Metadata) -> Result<Vocabulary<'_>, TokenizerError> {
     let tokens = metadata
         .strings(TOKENS)
         .ok_or(TokenizerError::MissingKey { key: TOKENS, expected: "the names of the tokens" })?;
@@ -49,7 +52,7 @@ pub(super) fn description(metadata: &Metadata) -> Result<Json, TokenizerError> {
             }
             let unknown = token_id(metadata, "tokenizer.ggml.unknown_token_id", tokens.len())?.unwrap_or(0);
             let space_prefix = metadata.bool("tokenizer.ggml.add_space_prefix").unwrap_or(true);
-            Ok(spm::description(tokens, scores, types, unknown as usize, space_prefix, added))
+            Ok(spm::vocabulary(tokens, scores, types, unknown as usize, space_prefix, added))
         }
         Some(other) => {
             Err(invalid(MODEL, format!("the kind {other:?} is not supported; supported are gpt2 and llama")))
@@ -73,7 +76,11 @@ fn added_tokens(tokens: &[String], types: &[i64]) -> Vec<Json> {
 }
 
 /// Byte-level BPE.
-fn byte_level(metadata: &Metadata, tokens: &[String], added: Vec<Json>) -> Result<Json, TokenizerError> {
+fn byte_level<'a>(
+    metadata: &'a Metadata,
+    names: &'a [String],
+    added: Vec<Json>,
+) -> Result<Vocabulary<'a>, TokenizerError> {
     let merges = metadata
         .strings(MERGES)
         .ok_or(TokenizerError::MissingKey { key: MERGES, expected: "the merges of the vocabulary" })?;
@@ -92,14 +99,14 @@ fn byte_level(metadata: &Metadata, tokens: &[String], added: Vec<Json>) -> Resul
             ));
         }
     };
-    let vocab: Map<String, Json> = tokens.iter().enumerate().map(|(id, t)| (t.clone(), json!(id))).collect();
-    if vocab.len() != tokens.len() {
-        return Err(invalid(TOKENS, format!("{} of the tokens appear twice", tokens.len() - vocab.len())));
+    let different = names.iter().collect::<HashSet<_>>().len();
+    if different != names.len() {
+        return Err(invalid(TOKENS, format!("{} of the tokens appear twice", names.len() - different)));
     }
     let mut pairs = Vec::with_capacity(merges.len());
     for (index, merge) in merges.iter().enumerate() {
         match merge.split_once(' ') {
-            Some((left, right)) if !left.is_empty() && !right.is_empty() => pairs.push(json!([left, right])),
+            Some((left, right)) if !left.is_empty() && !right.is_empty() => pairs.push((left, right)),
             _ => return Err(invalid(MERGES, format!("merge {index} is {merge:?}, expected two tokens"))),
         }
     }
@@ -114,7 +121,7 @@ fn byte_level(metadata: &Metadata, tokens: &[String], added: Vec<Json>) -> Resul
             ],
         }),
     };
-    Ok(json!({
+    let rules = json!({
         "version": "1.0", "truncation": null, "padding": null,
         "added_tokens": added,
         "normalizer": null,
@@ -123,10 +130,10 @@ fn byte_level(metadata: &Metadata, tokens: &[String], added: Vec<Json>) -> Resul
         "decoder": byte_level(true),
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            "ignore_merges": ignore_merges, "vocab": vocab, "merges": pairs,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": ignore_merges,
         },
-    }))
+    });
+    Ok(Vocabulary { rules, names, merges: pairs })
 }
 
 /// A token id under `key`; -1 and 2^32 - 1 mean none.

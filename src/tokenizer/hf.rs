@@ -15,6 +15,14 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<Json, TokenizerError> {
         .map_err(|e| TokenizerError::Invalid { what: file.into(), reason: format!("not valid JSON: {e}") })
 }
 
+/// A description in the canonical form of the `tokenizers` crate.
+pub(super) fn canonical(source: &str, mut description: Json) -> Result<Json, TokenizerError> {
+    match tokenizers::canonicalize_value(&mut description) {
+        Ok(()) => Ok(description),
+        Err(e) => Err(TokenizerError::Invalid { what: source.into(), reason: e.to_string() }),
+    }
+}
+
 /// Number of tokens of a description: one more than the largest id.
 pub(super) fn vocab_size(source: &str, description: &Json) -> Result<usize, TokenizerError> {
     let invalid = |reason: String| TokenizerError::Invalid { what: source.into(), reason };

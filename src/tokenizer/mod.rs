@@ -1,8 +1,8 @@
 //! Text to tokens and back, and chat templates.
 //!
 //! Every vocabulary becomes the description that the `tokenizers` crate reads: tokenizer.json is one already (`hf`), the
-//! tokens and merges of a GGUF file are turned into one (`gguf`, with `spm` for SentencePiece vocabularies). `stream`
-//! gives text as tokens come, `export` puts a tokenizer.json into a GGUF file, `chat` renders the model's template.
+//! tokens and merges of a GGUF file (`gguf`, with `spm` for SentencePiece vocabularies) are written as one (`vocabulary`).
+//! `stream` gives text as tokens come, `export` puts a tokenizer.json into a GGUF file, `chat` renders the model's template.
 
 mod chat;
 mod error;
@@ -11,14 +11,15 @@ mod gguf;
 mod hf;
 mod spm;
 mod stream;
+mod vocabulary;
 
 pub use chat::{ChatTemplate, Message};
 pub use error::TokenizerError;
 pub use stream::DecodeStream;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::OnceLock;
 
-use serde_json::Value as Json;
 use tokenizers::pipeline::{EncodeOptions, Override, PipelineTokenizer};
 
 use crate::format::Metadata;
@@ -27,8 +28,9 @@ use crate::format::Metadata;
 pub struct Tokenizer {
     pipeline: PipelineTokenizer,
     vocab_size: usize,
-    ids: HashMap<String, u32>,
     special: HashSet<u32>,
+    /// The tokens by name, when they are asked for.
+    ids: OnceLock<HashMap<String, u32>>,
     bos: Option<u32>,
     eos: Vec<u32>,
     /// Put BOS in front, whatever the vocabulary's own rules do.
@@ -65,10 +67,10 @@ impl Tokenizer {
         config: Option<&[u8]>,
         chat_template_jinja: Option<&[u8]>,
     ) -> Result<Tokenizer, TokenizerError> {
-        let description = hf::parse("tokenizer.json", tokenizer_json)?;
-        Tokenizer::new("tokenizer.json", description, |tokenizer| {
+        let roles = |tokenizer: &Tokenizer| {
             hf::roles(tokenizer, tokenizer_config, generation_config, config, chat_template_jinja)
-        })
+        };
+        Tokenizer::from_description("tokenizer.json", tokenizer_json, roles)
     }
 
     /// Whether the metadata of a GGUF file hold a vocabulary.
@@ -81,30 +83,43 @@ impl Tokenizer {
     /// # Errors
     /// If a key is missing or makes no sense, or names a kind of vocabulary that is not supported.
     pub fn from_gguf(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
-        let description = match metadata.str(export::JSON) {
-            Some(json) => hf::parse(export::JSON, json.as_bytes())?,
-            None => gguf::description(metadata)?,
-        };
-        Tokenizer::new("tokenizer.ggml", description, |tokenizer| gguf::roles(tokenizer, metadata))
+        let roles = |tokenizer: &Tokenizer| gguf::roles(tokenizer, metadata);
+        if let Some(json) = metadata.str(export::JSON) {
+            return Tokenizer::from_description(export::JSON, json.as_bytes(), roles);
+        }
+        let source = "tokenizer.ggml";
+        let vocabulary = gguf::vocabulary(metadata)?;
+        let special = hf::special_tokens(&vocabulary.rules);
+        Tokenizer::new(source, &vocabulary.description(source)?, vocabulary.names.len(), special, roles)
     }
 
-    /// Builds the pipeline from a description in the form of tokenizer.json.
-    fn new(
+    /// Reads a tokenizer.json.
+    fn from_description(
         source: &'static str,
-        mut description: Json,
+        json: &[u8],
         roles: impl FnOnce(&Tokenizer) -> Result<Roles, TokenizerError>,
     ) -> Result<Tokenizer, TokenizerError> {
-        let vocab_size = hf::vocab_size(source, &description)?;
-        let (ids, special) = (hf::ids(&description), hf::special_tokens(&description));
+        let description = hf::parse(source, json)?;
+        let (vocab_size, special) = (hf::vocab_size(source, &description)?, hf::special_tokens(&description));
+        let description = hf::canonical(source, description)?.to_string();
+        Tokenizer::new(source, &description, vocab_size, special, roles)
+    }
+
+    /// Builds the pipeline from a canonical description.
+    fn new(
+        source: &'static str,
+        description: &str,
+        vocab_size: usize,
+        special: HashSet<u32>,
+        roles: impl FnOnce(&Tokenizer) -> Result<Roles, TokenizerError>,
+    ) -> Result<Tokenizer, TokenizerError> {
         let invalid = |reason: String| TokenizerError::Invalid { what: source.into(), reason };
-        tokenizers::canonicalize_value(&mut description).map_err(|e| invalid(e.to_string()))?;
-        let text = description.to_string();
-        let pipeline = tokenizers::from_json(&text).map_err(|e| invalid(e.to_string()))?;
+        let pipeline = tokenizers::from_json(description).map_err(|e| invalid(e.to_string()))?;
         let mut tokenizer = Tokenizer {
             pipeline,
             vocab_size,
-            ids,
             special,
+            ids: OnceLock::new(),
             bos: None,
             eos: Vec::new(),
             add_bos: false,
@@ -112,8 +127,8 @@ impl Tokenizer {
             chat_template: None,
         };
         let Roles { bos, mut eos, add_bos, end, chat_template } = roles(&tokenizer)?;
-        let turns = END_OF_TURN.iter().filter_map(|name| tokenizer.token_to_id(name));
-        eos.extend(turns.filter(|id| tokenizer.is_special(*id)));
+        let ends_turn = |id: &u32| tokenizer.id_to_token(*id).is_some_and(|name| END_OF_TURN.contains(&&*name));
+        eos.extend(tokenizer.special.iter().copied().filter(ends_turn));
         eos.sort_unstable();
         eos.dedup();
         let name = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id)).unwrap_or_default();
@@ -197,7 +212,11 @@ impl Tokenizer {
 
     /// The id of a token by its name in the vocabulary.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.ids.get(token).copied()
+        let name = |id| Some((self.id_to_token(id)?, id));
+        // From the end: of equal names the first counts.
+        let ids = || (0..self.vocab_size as u32).rev().filter_map(name).collect();
+        let added = self.pipeline.get_added_vocabulary().token_to_id(token);
+        added.or_else(|| self.ids.get_or_init(ids).get(token).copied())
     }
 
     /// The name of a token in the vocabulary.

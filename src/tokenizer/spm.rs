@@ -7,24 +7,23 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Value as Json, json};
+
+use super::vocabulary::Vocabulary;
 
 /// llama.cpp's token types of pieces that text can be made of.
 const NORMAL: i64 = 1;
 const USER_DEFINED: i64 = 4;
 
-/// The description of a SentencePiece vocabulary; `types` may be empty (all tokens are normal).
-pub(super) fn description(
-    tokens: &[String],
+/// A SentencePiece vocabulary; `types` may be empty (all tokens are normal).
+pub(super) fn vocabulary<'a>(
+    names: &'a [String],
     scores: &[f32],
     types: &[i64],
     unknown: usize,
     space_prefix: bool,
     added: Vec<Json>,
-) -> Json {
-    let vocab: Map<String, Json> =
-        tokens.iter().enumerate().rev().map(|(id, token)| (token.clone(), json!(id))).collect();
-    let merges: Vec<Json> = merges(tokens, scores, types).into_iter().map(|(a, b)| json!([a, b])).collect();
+) -> Vocabulary<'a> {
     let replace = |from: &str, to: &str| json!({ "type": "Replace", "pattern": { "String": from }, "content": to });
     let mut normalizers = Vec::new();
     let mut decoders = vec![replace("\u{2581}", " "), json!({ "type": "ByteFallback" }), json!({ "type": "Fuse" })];
@@ -33,7 +32,7 @@ pub(super) fn description(
         decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
     }
     normalizers.push(replace(" ", "\u{2581}"));
-    json!({
+    let rules = json!({
         "version": "1.0", "truncation": null, "padding": null,
         "added_tokens": added,
         "normalizer": { "type": "Sequence", "normalizers": normalizers },
@@ -41,11 +40,11 @@ pub(super) fn description(
         "post_processor": null,
         "decoder": { "type": "Sequence", "decoders": decoders },
         "model": {
-            "type": "BPE", "dropout": null, "unk_token": tokens.get(unknown), "continuing_subword_prefix": null,
+            "type": "BPE", "dropout": null, "unk_token": names.get(unknown), "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
-            "vocab": vocab, "merges": merges,
         },
-    })
+    });
+    Vocabulary { rules, names, merges: merges(names, scores, types) }
 }
 
 /// Every way to cut a token into two others; those of the best token first.
