@@ -198,7 +198,7 @@ pub fn measure(isa: Isa, threads: usize, effort: Effort, progress: &mut dyn FnMu
     state = best("threads", 1, with(state, &counts, |s, threads| s.threads = threads), &mut weights, effort, progress);
 
     let set = |s: &mut State, v| s.tuning.prefetch = v;
-    let values = first(state.tuning.prefetch, &[2 << 10, 4 << 10, 16 << 10, 32 << 10]);
+    let values = first(state.tuning.prefetch, &[2 << 10, 4 << 10, 8 << 10, 16 << 10, 32 << 10]);
     state = best("prefetch", 1, with(state, &values, set), &mut weights, effort, progress);
 
     let set = |s: &mut State, v| s.tuning.task_bytes = v;
@@ -231,7 +231,7 @@ struct State {
 
 /// The present value, then the others.
 fn first(present: usize, others: &[usize]) -> Vec<usize> {
-    std::iter::once(present).chain(others.iter().copied()).collect()
+    std::iter::once(present).chain(others.iter().copied().filter(|&value| value != present)).collect()
 }
 
 /// The states that differ in one value.

@@ -193,7 +193,7 @@ impl GpuArgs {
 /// What `sterna tune` finds, set by hand. No value changes what a model says.
 #[derive(Args, Clone, Copy)]
 pub(super) struct TuningArgs {
-    /// How far ahead of use weights are fetched [default: as tuned, or 8192]
+    /// How far ahead of use weights are fetched [default: as tuned, or 8192, with a small first-level cache 4096]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
     prefetch: Option<u32>,
 

@@ -2,7 +2,10 @@
 //!
 //! Rates of virtual machines drift within minutes: measure next to what is compared, in turns, and take medians.
 
+mod cache;
 mod peak;
+
+pub use cache::first_level_bytes;
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};

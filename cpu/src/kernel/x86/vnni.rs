@@ -113,7 +113,7 @@ unsafe fn few<S: Dot, L: Unpack<S>, const N: usize, const U: usize, const T: usi
                 let tile = tiles.start.add(t * TILE);
                 // Four fields are unpacked as fast as tiles arrive in the first cache, five are not.
                 match L::FIELDS > 4 {
-                    true => prefetch_far(tile, tiles.ahead),
+                    true => prefetch_far(tile, 2 * tiles.ahead),
                     false => prefetch(tile, tiles.ahead),
                 }
                 for n in 0..N {
