@@ -191,6 +191,7 @@ impl Job<'_> {
                 let (operand, padded) = acts.operand(kernels, token, tokens);
                 // The next groups are asked for once; the others of the share find these in the caches.
                 let prefetch = if token == share.start { kernels.tuning().prefetch } else { 0 };
+                // The outputs of more tokens would not stay in the cache until they are stored.
                 if at_once <= MAX_TOKENS {
                     self.prefetch_outputs(group * parts, groups * parts, token..token + tokens);
                 }
@@ -201,7 +202,7 @@ impl Job<'_> {
         }
     }
 
-    /// Asks for the outputs of `count` times 16 rows, lines that are far apart, while the products are made.
+    /// Asks for the outputs of `count` times 16 rows, lines that are far apart.
     fn prefetch_outputs(&self, first: usize, count: usize, tokens: std::ops::Range<usize>) {
         let rows = self.weight.rows();
         for token in tokens {
@@ -211,6 +212,9 @@ impl Job<'_> {
         }
     }
 }
+
+/// Of many tokens, outputs are asked for so many tokens before they are stored.
+const STORES_AHEAD: usize = 16;
 
 per_isa! {
     /// Scales the sums of some tokens, of `padded`, with the rows from `first`, and puts them where they belong.
@@ -234,7 +238,11 @@ fn store_body<S: Lanes>(
     tokens: std::ops::Range<usize>,
 ) {
     let rows = job.weight.rows();
+    let (groups, many) = (sums.len() / padded, tokens.len() > MAX_TOKENS);
     for (i, token) in tokens.clone().enumerate() {
+        if many {
+            job.prefetch_outputs(first / GROUP, groups, token + STORES_AHEAD..token + STORES_AHEAD + 1);
+        }
         let (sum, factor) = (acts.sum(token), job.scale / acts.scale(token));
         let sums = sums.iter().skip(i).step_by(padded);
         for (row, sums) in (first..rows).step_by(GROUP).zip(sums) {
