@@ -119,6 +119,25 @@ fn llama3_agrees_with_tiktoken() {
 }
 
 #[test]
+fn tokens_are_found_by_name() {
+    for family in ["llama3", "sentencepiece"] {
+        let Some(forms) = both_forms(family) else { return };
+        let json: Json = serde_json::from_slice(&external(family, "tokenizer.json").unwrap()).unwrap();
+        let vocab = json["model"]["vocab"].as_object().unwrap();
+        let added = json["added_tokens"].as_array().unwrap().iter();
+        let added = added.map(|token| (token["content"].as_str().unwrap(), &token["id"]));
+        for tokenizer in &forms {
+            for (name, id) in vocab.iter().map(|(name, id)| (name.as_str(), id)).step_by(61).chain(added.clone()) {
+                let id = id.as_u64().unwrap() as u32;
+                assert_eq!(tokenizer.token_to_id(name), Some(id), "{family}: {name:?}");
+                assert_eq!(tokenizer.id_to_token(id).as_deref(), Some(name), "{family}: {id}");
+            }
+            assert_eq!(tokenizer.token_to_id("no token at all"), None);
+        }
+    }
+}
+
+#[test]
 fn llama3_characters_over_several_tokens_come_whole() {
     let Some(forms) = both_forms("llama3") else { return };
     for tokenizer in forms.map(std::sync::Arc::new) {

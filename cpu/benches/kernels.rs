@@ -160,6 +160,11 @@ fn matrix(layout: Layout, rows: usize, cols: usize) -> TernaryMatrix {
 
 fn main() {
     let options = Options::from_args();
+    let is_wanted = |of: &Kernels| options.layouts.contains(&of.layout()) && options.isas.contains(&of.isa());
+    assert!(
+        Kernels::all().any(|kernels| is_wanted(&kernels)),
+        "no instruction set asked for has a kernel of these layouts"
+    );
     let probe = ReadProbe::new(DRAM_BYTES);
     println!(
         "{:<22} {:<9} {:<10} {:<5} {:>2} {:>4} {:>8} {:>8} {:>7} {:>7} {:>8}",
@@ -183,8 +188,7 @@ fn main() {
                     let x: Vec<f32> = (0..tokens * cols).map(|i| ((i * 7919) % 2001) as f32 - 1000.0).collect();
                     let mut cases = Vec::new();
                     for (layout, matrices) in &matrices {
-                        let wanted =
-                            |kernels: &Kernels| kernels.layout() == *layout && options.isas.contains(&kernels.isa());
+                        let wanted = |kernels: &Kernels| kernels.layout() == *layout && is_wanted(kernels);
                         for kernels in Kernels::all().filter(wanted) {
                             let kernels = kernels.tuned(options.tuning);
                             let mut acts = Activations::default();
