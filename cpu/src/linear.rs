@@ -119,6 +119,8 @@ struct Plan {
     /// Tokens of a share.
     share: usize,
     tasks: usize,
+    /// Whether there is one thread only.
+    alone: bool,
 }
 
 /// Groups of rows that a kernel should be given at once: pairs of 16, which some kernels multiply side by side.
@@ -137,22 +139,23 @@ impl Plan {
         let tuning = kernels.tuning();
         let all_groups: usize = groups.clone().sum();
         let together = together(kernels.layout());
+        let alone = pool.threads() == 1;
         let chunks = |chunk: usize| groups.clone().map(|groups| groups.div_ceil(chunk)).sum::<usize>();
         if tokens <= kernels.few_tokens() {
             // A stream of weights.
             let chunk = if tokens == 1 { 1 } else { together };
             let task_bytes = chunk * kernels.layout().bytes(kernels.layout().group_rows(), cols);
             let run = (tuning.task_bytes / task_bytes.max(1)).max(1);
-            return Plan { chunk, run, row_tasks: chunks(chunk), share: tokens, tasks: chunks(chunk) };
+            return Plan { chunk, run, row_tasks: chunks(chunk), share: tokens, tasks: chunks(chunk), alone };
         }
         let chunk = (all_groups / (TASKS * pool.threads())).clamp(together, 32).next_multiple_of(together);
         let row_tasks = chunks(chunk);
         // What stays in the cache; less if there are few rows for many threads.
         let steps = tokens.div_ceil(kernels.step());
         let most = (tuning.block_bytes / cols / kernels.step()).max(1);
-        let shares = if pool.threads() == 1 { 1 } else { (4 * pool.threads()).div_ceil(row_tasks).min(steps) };
+        let shares = if alone { 1 } else { (4 * pool.threads()).div_ceil(row_tasks).min(steps) };
         let share = steps.div_ceil(shares.max(steps.div_ceil(most))) * kernels.step();
-        Plan { chunk, run: 1, row_tasks, share, tasks: row_tasks * tokens.div_ceil(share) }
+        Plan { chunk, run: 1, row_tasks, share, tasks: row_tasks * tokens.div_ceil(share), alone }
     }
 }
 
@@ -196,7 +199,8 @@ impl Job<'_> {
                     self.prefetch_outputs(group * parts, groups * parts, token..token + tokens);
                 }
                 let sums = &mut sums[..groups * parts * padded];
-                kernels.multiply(Block { tiles, group_bytes, operand, tokens: padded, prefetch }, sums);
+                let alone = plan.alone;
+                kernels.multiply(Block { tiles, group_bytes, operand, tokens: padded, prefetch, alone }, sums);
                 store(kernels.isa(), self, acts, sums, padded, group * parts * GROUP, token..token + tokens);
             }
         }

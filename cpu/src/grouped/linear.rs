@@ -103,7 +103,8 @@ impl Job<'_> {
                     let tiles = &tiles[first * group_bytes..(first + groups) * group_bytes];
                     let sums = &mut sums[..groups * padded];
                     let prefetch = if token == tokens.start { kernels.tuning().prefetch } else { 0 };
-                    kernels.multiply(Block { tiles, group_bytes, operand, tokens: padded, prefetch }, sums);
+                    let block = Block { tiles, group_bytes, operand, tokens: padded, prefetch, alone: false };
+                    kernels.multiply(block, sums);
                     for i in 0..count {
                         let part = Part {
                             sums: &sums[planes * i..],

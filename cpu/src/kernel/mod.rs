@@ -76,6 +76,8 @@ pub(crate) struct Block<'a> {
     pub(crate) tokens: usize,
     /// How far ahead of the tile in use to prefetch, in bytes.
     pub(crate) prefetch: usize,
+    /// Whether no other thread reads from memory meanwhile.
+    pub(crate) alone: bool,
 }
 
 impl Block<'_> {
@@ -156,8 +158,8 @@ pub(crate) struct TableBuilder {
 /// What can be set to suit a machine; no value changes a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// How far ahead of the tile in use the kernels prefetch into the first-level cache, in bytes; those that prefetch into
-    /// the second do it twice as far ahead.
+    /// How far ahead of the tile in use the kernels prefetch into the first-level cache, in bytes; into the second it is
+    /// twice as far.
     pub prefetch: usize,
     /// Packed bytes of a task when few tokens are multiplied: enough to hide what claiming it costs, few enough to
     /// share the work evenly.

@@ -144,7 +144,7 @@ impl Case {
         };
         let mut sums = vec![[i32::MIN; GROUP]; self.want.len() / self.tokens * tokens];
         let prefetch = kernels.tuning().prefetch;
-        kernels.multiply(Block { tiles, group_bytes, operand, tokens, prefetch }, &mut sums);
+        kernels.multiply(Block { tiles, group_bytes, operand, tokens, prefetch, alone: true }, &mut sums);
         sums.chunks_exact(tokens).flat_map(|sums| &sums[..self.tokens]).copied().collect()
     }
 }

@@ -38,6 +38,8 @@ struct Tiles {
     /// How far ahead from there on: in what comes next.
     far: usize,
     turn: usize,
+    /// Whether no other thread reads from memory meanwhile.
+    alone: bool,
 }
 
 impl Tiles {
@@ -50,7 +52,8 @@ impl Tiles {
         let (count, ahead) = (block.group_bytes / TILE, block.prefetch / groups);
         // Behind the end of a group comes its neighbour, which is being read already: skip it.
         let turn = count.saturating_sub(ahead / TILE);
-        Tiles { start, count, apart, ahead, far: ahead + (groups - 1) * block.group_bytes, turn }
+        let far = ahead + (groups - 1) * block.group_bytes;
+        Tiles { start, count, apart, ahead, far, turn, alone: block.alone }
     }
 
     /// Vector `n` of those that stand side by side.

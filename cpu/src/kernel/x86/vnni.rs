@@ -111,8 +111,10 @@ unsafe fn few<S: Dot, L: Unpack<S>, const N: usize, const U: usize, const T: usi
             ($t:expr, $sums:expr) => {
                 let (t, sums) = ($t, $sums);
                 let tile = tiles.start.add(t * TILE);
-                // Four fields are unpacked as fast as tiles arrive in the first cache, five are not.
-                match L::FIELDS > 4 {
+                // One thread waits for the lines that it asked for, of which more can be on their way to the second cache
+                // (four fields gain nothing: they want their tiles in the first). Several wait for the memory, which
+                // then brings lines to the second cache that nobody uses.
+                match L::FIELDS > 4 && tiles.alone {
                     true => prefetch_far(tile, 2 * tiles.ahead),
                     false => prefetch(tile, tiles.ahead),
                 }
