@@ -1,7 +1,5 @@
 //! The vocabulary in the metadata of a GGUF file, with the rules that tokenizer.json would have for it.
 
-use std::collections::HashSet;
-
 use serde_json::{Value as Json, json};
 
 use super::export::EOS_IDS;
@@ -99,10 +97,6 @@ fn byte_level<'a>(
             ));
         }
     };
-    let different = names.iter().collect::<HashSet<_>>().len();
-    if different != names.len() {
-        return Err(invalid(TOKENS, format!("{} of the tokens appear twice", names.len() - different)));
-    }
     let mut pairs = Vec::with_capacity(merges.len());
     for (index, merge) in merges.iter().enumerate() {
         match merge.split_once(' ') {

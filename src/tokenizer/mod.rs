@@ -1,7 +1,7 @@
 //! Text to tokens and back, and chat templates.
 //!
-//! Every vocabulary becomes the description that the `tokenizers` crate reads: tokenizer.json is one already (`hf`), the
-//! tokens and merges of a GGUF file (`gguf`, with `spm` for SentencePiece vocabularies) are written as one (`vocabulary`).
+//! Every vocabulary becomes a pipeline of the `tokenizers` crate: tokenizer.json is its description already (`hf`), the
+//! tokens and merges of a GGUF file (`gguf`, with `spm` for SentencePiece vocabularies) are given to it (`vocabulary`).
 //! `stream` gives text as tokens come, `export` puts a tokenizer.json into a GGUF file, `chat` renders the model's template.
 
 mod chat;
@@ -90,7 +90,7 @@ impl Tokenizer {
         let source = "tokenizer.ggml";
         let vocabulary = gguf::vocabulary(metadata)?;
         let special = hf::special_tokens(&vocabulary.rules);
-        Tokenizer::new(source, &vocabulary.description(source)?, vocabulary.names.len(), special, roles)
+        Tokenizer::new(vocabulary.pipeline(source)?, vocabulary.names.len(), special, roles)
     }
 
     /// Reads a tokenizer.json.
@@ -102,19 +102,18 @@ impl Tokenizer {
         let description = hf::parse(source, json)?;
         let (vocab_size, special) = (hf::vocab_size(source, &description)?, hf::special_tokens(&description));
         let description = hf::canonical(source, description)?.to_string();
-        Tokenizer::new(source, &description, vocab_size, special, roles)
+        let pipeline = tokenizers::from_json(&description)
+            .map_err(|e| TokenizerError::Invalid { what: source.into(), reason: e.to_string() })?;
+        Tokenizer::new(pipeline, vocab_size, special, roles)
     }
 
-    /// Builds the pipeline from a canonical description.
+    /// Finds the special tokens' roles for a pipeline.
     fn new(
-        source: &'static str,
-        description: &str,
+        pipeline: PipelineTokenizer,
         vocab_size: usize,
         special: HashSet<u32>,
         roles: impl FnOnce(&Tokenizer) -> Result<Roles, TokenizerError>,
     ) -> Result<Tokenizer, TokenizerError> {
-        let invalid = |reason: String| TokenizerError::Invalid { what: source.into(), reason };
-        let pipeline = tokenizers::from_json(description).map_err(|e| invalid(e.to_string()))?;
         let mut tokenizer = Tokenizer {
             pipeline,
             vocab_size,

@@ -1,7 +1,8 @@
-//! A BPE vocabulary and its rules, written as the description that the `tokenizers` crate reads.
+//! A BPE vocabulary with its rules, and the tokenizer that the `tokenizers` crate makes of it.
 
-use serde::{Serialize, Serializer};
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
+use tokenizers::models::bpe::{BpeConfig, PipelineBPE, Vocab};
+use tokenizers::pipeline::{PipelineModel, PipelineNormalizer, PipelinePostProcessor, PipelineTokenizer};
 
 use super::{TokenizerError, hf};
 
@@ -15,38 +16,57 @@ pub(super) struct Vocabulary<'a> {
     pub(super) merges: Vec<(&'a str, &'a str)>,
 }
 
-/// The whole description.
-#[derive(Serialize)]
-struct Description<'a> {
-    #[serde(flatten)]
-    rules: Map<String, Json>,
-    model: Model<'a>,
-}
-
-#[derive(Serialize)]
-struct Model<'a> {
-    #[serde(flatten)]
-    rules: Map<String, Json>,
-    #[serde(serialize_with = "numbered")]
-    vocab: &'a [String],
-    merges: &'a [(&'a str, &'a str)],
-}
-
-/// Names with their numbers, from the end: who reads them keeps the last of equal ones.
-fn numbered<S: Serializer>(names: &&[String], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(names.iter().enumerate().rev().map(|(id, name)| (name, id)))
-}
-
 impl Vocabulary<'_> {
-    /// The text of the description in the crate's canonical form. Errors name `source`.
-    pub(super) fn description(&self, source: &str) -> Result<String, TokenizerError> {
+    /// The tokenizer. The crate reads the rules as JSON; the lists go to its model as they are, since writing and reading
+    /// them as text takes longer than all the rest of opening a model. Errors name `source`.
+    pub(super) fn pipeline(&self, source: &str) -> Result<PipelineTokenizer, TokenizerError> {
         let invalid = |reason: String| TokenizerError::Invalid { what: source.into(), reason };
         let mut rules = hf::canonical(source, self.rules.clone())?;
-        let take = |from: &mut Json, key: &str| from.as_object_mut().and_then(|fields| fields.shift_remove(key));
-        let mut model = take(&mut rules, "model").unwrap_or_default();
-        let fields = |of: &mut Json| of.as_object_mut().map(std::mem::take).unwrap_or_default();
-        let model = Model { rules: fields(&mut model), vocab: self.names, merges: &self.merges };
-        let description = Description { rules: fields(&mut rules), model };
-        serde_json::to_string(&description).map_err(|e| invalid(e.to_string()))
+        let model = rules["model"].take();
+        // An added token gets the id that the model has for its name: this stand-in for the model knows those alone.
+        let added = rules["added_tokens"].as_array().into_iter().flatten();
+        let added: Map<String, Json> =
+            added.filter_map(|token| Some((token["content"].as_str()?.to_owned(), token["id"].clone()))).collect();
+        rules["model"] = json!({ "type": "BPE", "byte_level": false, "vocab": added, "merges": [] });
+        let ruled = tokenizers::from_json(&rules.to_string()).map_err(|e| invalid(e.to_string()))?;
+
+        let flag = |name: &str| model[name].as_bool().unwrap_or_default();
+        // From the end: the last of equal names stays.
+        let vocab: Vocab = self.names.iter().enumerate().rev().map(|(id, name)| (name.clone(), id as u32)).collect();
+        // Only vocabularies of characters have tokens that no text is made of and that share a name.
+        if flag("byte_level") && vocab.len() < self.names.len() {
+            return Err(invalid(format!("{} of the tokens appear twice", self.names.len() - vocab.len())));
+        }
+        let bpe = PipelineBPE::from_config(BpeConfig {
+            vocab,
+            merges: self.merges.iter().map(|&(left, right)| (left.to_owned(), right.to_owned())).collect(),
+            byte_level: flag("byte_level"),
+            unk_token: model["unk_token"].as_str().map(str::to_owned),
+            fuse_unk: flag("fuse_unk"),
+            byte_fallback: flag("byte_fallback"),
+            ignore_merges: flag("ignore_merges"),
+            ..BpeConfig::default()
+        });
+        let normalizers = ruled.get_normalizers().iter().map(copy).collect::<Result<_, _>>().map_err(invalid)?;
+        Ok(PipelineTokenizer::from_parts(
+            ruled.get_added_vocabulary().clone(),
+            normalizers,
+            ruled.get_pre_tokenizer().clone(),
+            PipelineModel::BPE(bpe.map_err(|e| invalid(e.to_string()))?),
+            PipelinePostProcessor::default(),
+            ruled.get_decoder().cloned(),
+            ruled.get_role_to_token().clone(),
+            None,
+            None,
+        ))
+    }
+}
+
+/// A copy of one of the normalizers that vocabularies of GGUF files have.
+fn copy(normalizer: &PipelineNormalizer) -> Result<PipelineNormalizer, String> {
+    match normalizer {
+        PipelineNormalizer::Prepend(prepend) => Ok(PipelineNormalizer::Prepend(prepend.clone())),
+        PipelineNormalizer::Replace(replace) => Ok(PipelineNormalizer::Replace(replace.clone())),
+        other => Err(format!("no vocabulary of a GGUF file has the normalizer {other:?}")),
     }
 }
