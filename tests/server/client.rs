@@ -15,6 +15,8 @@ pub(crate) struct Server {
     pub(crate) url: String,
     /// What it says on standard error.
     log: std::sync::Arc<std::sync::Mutex<String>>,
+    /// Reads it.
+    reader: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Server {
@@ -28,7 +30,7 @@ impl Server {
         let (sender, receiver) = channel();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let said = std::sync::Arc::clone(&log);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 if let Some((_, url)) = line.split_once("listening on ") {
                     sender.send(url.to_owned()).unwrap_or_default();
@@ -41,7 +43,7 @@ impl Server {
         let Ok(url) = receiver.recv_timeout(Duration::from_secs(60)) else {
             panic!("the server has not started: {}", log.lock().unwrap());
         };
-        Server { child, url, log }
+        Server { child, url, log, reader: Some(reader) }
     }
 
     pub(crate) fn address(&self) -> &str {
@@ -94,11 +96,12 @@ impl Server {
         assert!(status.success());
     }
 
-    /// Waits for the end of the process.
+    /// Waits for the end of the process, and of what it says.
     pub(crate) fn wait(&mut self, at_most: Duration) -> ExitStatus {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
+                self.reader.take().map_or(Ok(()), std::thread::JoinHandle::join).unwrap();
                 return status;
             }
             assert!(start.elapsed() < at_most, "the server is still running: {}", self.log());
