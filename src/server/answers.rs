@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep_until};
 
@@ -17,13 +18,15 @@ pub(super) struct Answers {
     receiver: UnboundedReceiver<(usize, Event)>,
     /// Answers that are not complete.
     left: usize,
+    /// One of them is complete.
+    ended: Arc<Notify>,
     /// When an event was last waited for.
     heard: Option<Instant>,
 }
 
-/// Events are waited for no more often than this. Nobody sees the difference, but the threads of a small model, which has
-/// many tokens in that time, need not wake and make way for the writer of each of them.
-const PACE: Duration = Duration::from_millis(5);
+/// Tokens are waited for no more often than this, a frame of a screen. Nobody sees the difference, but the threads of a small
+/// model, which has many tokens in that time, need not wake and make way for the writer of each of them.
+const PACE: Duration = Duration::from_millis(16);
 
 /// What is asked of a model.
 #[derive(Clone, Debug)]
@@ -49,11 +52,17 @@ impl Ask {
 struct Sender {
     index: usize,
     sender: UnboundedSender<(usize, Event)>,
+    ended: Arc<Notify>,
 }
 
 impl EventSink for Sender {
     fn send(&mut self, event: Event) -> bool {
-        self.sender.send((self.index, event)).is_ok()
+        let is_end = !matches!(event, Event::Token { .. });
+        let is_heard = self.sender.send((self.index, event)).is_ok();
+        if is_end {
+            self.ended.notify_one();
+        }
+        is_heard
     }
 
     fn is_closed(&self) -> bool {
@@ -79,6 +88,7 @@ impl Answers {
     pub(super) fn start(served: &Arc<Served>, ask: Ask) -> Result<Answers, ApiError> {
         let batcher = served.batcher()?;
         let (sender, receiver) = unbounded_channel();
+        let ended = Arc::new(Notify::new());
         let left = ask.prompts.len() * ask.choices;
         for (nth, tokens) in ask.prompts.into_iter().enumerate() {
             for choice in 0..ask.choices {
@@ -88,11 +98,12 @@ impl Answers {
                     logprobs: ask.logprobs,
                     timeout: Some(ask.timeout),
                 };
-                let sender = Sender { index: nth * ask.choices + choice, sender: sender.clone() };
+                let index = nth * ask.choices + choice;
+                let sender = Sender { index, sender: sender.clone(), ended: Arc::clone(&ended) };
                 batcher.submit(request, sender)?;
             }
         }
-        Ok(Answers { receiver, left, heard: None })
+        Ok(Answers { receiver, left, ended, heard: None })
     }
 
     /// The next event, and the number of its answer; `None` when all are complete.
@@ -113,7 +124,11 @@ impl Answers {
     /// The next event, when it comes.
     async fn wait(&mut self) -> Option<(usize, Event)> {
         if let Some(heard) = self.heard {
-            sleep_until(heard + PACE).await;
+            // An answer that is complete is not kept waiting.
+            tokio::select! {
+                () = sleep_until(heard + PACE) => {}
+                () = self.ended.notified() => {}
+            }
         }
         let next = self.receiver.recv().await;
         self.heard = Some(Instant::now());
