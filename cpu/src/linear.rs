@@ -145,7 +145,8 @@ impl Plan {
             // A stream of weights.
             let chunk = if tokens == 1 { 1 } else { together };
             let task_bytes = chunk * kernels.layout().bytes(kernels.layout().group_rows(), cols);
-            let run = (tuning.task_bytes / task_bytes.max(1)).max(1);
+            // With more than two tokens it is multiplying that takes the time, and shorter runs share it more evenly.
+            let run = (tuning.task_bytes / (task_bytes * tokens.div_ceil(2)).max(1)).max(1);
             return Plan { chunk, run, row_tasks: chunks(chunk), share: tokens, tasks: chunks(chunk), alone };
         }
         let chunk = (all_groups / (TASKS * pool.threads())).clamp(together, 32).next_multiple_of(together);

@@ -1,7 +1,6 @@
 //! Intervals that hold the exact logits.
 
 use super::products::Integers;
-use super::token::TokenBound;
 use super::{Int8Rows, RowBound};
 use crate::Isa;
 use crate::buffer::AlignedBuf;
@@ -148,7 +147,7 @@ fn intervals_body<S: Integers>(part: &Part<'_>, low: &mut [f32], high: &mut [f32
 }
 
 /// Rows whose intervals are computed together.
-const GROUP: usize = 8;
+pub(super) const GROUP: usize = 8;
 
 /// At most [`GROUP`] rows of a part.
 struct Group<'a> {
@@ -162,11 +161,11 @@ struct Group<'a> {
 
 /// What [`RowBound`] says of the rows of a group.
 #[derive(Default)]
-struct WideBounds {
-    scale: [f64; GROUP],
-    error: [f64; GROUP],
-    worst: [f64; GROUP],
-    norm: [f64; GROUP],
+pub(super) struct WideBounds {
+    pub(super) scale: [f64; GROUP],
+    pub(super) error: [f64; GROUP],
+    pub(super) worst: [f64; GROUP],
+    pub(super) norm: [f64; GROUP],
 }
 
 impl WideBounds {
@@ -201,8 +200,10 @@ fn few_tokens<S: Integers, const T: usize>(
     }
     let count = group.values.len() / tokens.stride;
     for ((t, token), sums) in (first..).zip(&tokens.bounds[first..]).zip(&sums) {
-        let ends = t * group.rows + group.first..t * group.rows + group.first + count;
-        group_intervals(&group.bounds, token, sums, &mut low[ends.clone()], &mut high[ends]);
+        let rows = t * group.rows + group.first..t * group.rows + group.first + count;
+        let [lows, highs] = S::ends(&group.bounds, token, sums);
+        low[rows.clone()].copy_from_slice(&lows[..count]);
+        high[rows].copy_from_slice(&highs[..count]);
     }
 }
 
@@ -218,46 +219,23 @@ fn products<S: Integers, const R: usize, const T: usize>(
     let rest = blocks.remainder();
     let done = rows.len() / stride / R * R;
     for (first, block) in (0..).step_by(R).zip(blocks) {
-        for (r, products) in S::products::<R, T>(block, tokens, stride).into_iter().enumerate() {
-            sums.iter_mut().zip(products).for_each(|(sums, product)| sums[first + r] = product);
-        }
+        let products = S::products::<R, T>(block, tokens, stride);
+        sums.iter_mut().zip(products).for_each(|(sums, products)| sums[first..first + R].copy_from_slice(&products));
     }
     for (row, values) in (done..).zip(rest.chunks_exact(stride)) {
-        let [products] = S::products::<1, T>(values, tokens, stride);
-        sums.iter_mut().zip(products).for_each(|(sums, product)| sums[row] = product);
+        let products = S::products::<1, T>(values, tokens, stride);
+        sums.iter_mut().zip(products).for_each(|(sums, [product])| sums[row] = product);
     }
-}
-
-/// Where the exact logits of some rows lie, `sums` being the exact products of the rounded rows and the rounded token.
-#[inline(always)]
-fn group_intervals(rows: &WideBounds, token: &TokenBound, sums: &[f64; GROUP], low: &mut [f32], high: &mut [f32]) {
-    let (mut lows, mut highs) = ([0.0f32; GROUP], [0.0f32; GROUP]);
-    for i in 0..GROUP {
-        let (scale, error, worst, norm) = (rows.scale[i], rows.error[i], rows.worst[i], rows.norm[i]);
-        let middle = sums[i] * (scale * token.scale);
-        // The last term is for rounding the ends to f32.
-        let bound = error * token.error
-            + worst * token.worst
-            + norm * token.norm
-            + token.tiny
-            + middle.abs() * (1.0 / f64::from(1 << 22));
-        // Where a partial sum of the canonical product may overflow, or something is not finite, nothing is certain.
-        let certain = (error + norm) * token.length < 1e38;
-        lows[i] = if certain { (middle - bound) as f32 } else { f32::NEG_INFINITY };
-        highs[i] = if certain { (middle + bound) as f32 } else { f32::INFINITY };
-    }
-    low.copy_from_slice(&lows[..low.len()]);
-    high.copy_from_slice(&highs[..high.len()]);
 }
 
 /// The largest of some numbers, none of which is NaN.
 #[inline(always)]
 fn largest(x: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (whole, rest) = x.as_chunks::<16>();
     let mut lanes = [f32::NEG_INFINITY; 16];
-    for x in x.chunks(16) {
-        for (max, &x) in lanes.iter_mut().zip(x) {
-            *max = if x > *max { x } else { *max };
-        }
+    for x in whole {
+        lanes = std::array::from_fn(|i| larger(lanes[i], x[i]));
     }
-    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    lanes.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, larger)
 }
