@@ -8,7 +8,7 @@
 mod common;
 
 use common::data_path;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use sterna::format::{Metadata, Value};
 use sterna::tokenizer::{DecodeStream, Tokenizer};
 
@@ -135,6 +135,52 @@ fn tokens_are_found_by_name() {
             assert_eq!(tokenizer.token_to_id("no token at all"), None);
         }
     }
+}
+
+#[test]
+fn vocabularies_without_sense_are_refused() {
+    let byte = |byte: u8| char::from(byte).to_string();
+    // The printable ones of ASCII stand for themselves; the others are missing.
+    let ascii: Vec<String> = (b'!'..=b'~').map(byte).collect();
+    let error = |names: &[String], merges: &[&str]| {
+        let mut metadata = Metadata::default();
+        let mut set = |key: &str, value| metadata.entries.insert(format!("tokenizer.ggml.{key}"), value);
+        set("model", Value::String("gpt2".into()));
+        set("tokens", Value::Strings(names.to_vec()));
+        set("merges", Value::Strings(merges.iter().map(|&merge| merge.to_owned()).collect()));
+        Tokenizer::from_gguf(&metadata).unwrap_err().to_string()
+    };
+    let twice: Vec<String> = ascii.iter().cloned().chain([byte(b'a'), byte(b'b')]).collect();
+    let refused = error(&twice, &[]);
+    assert!(refused.contains("tokenizer.ggml.tokens") && refused.contains("2 of the tokens appear twice"), "{refused}");
+    let refused = error(&[], &[]);
+    assert!(refused.contains("tokenizer.ggml.tokens") && refused.contains("it is empty"), "{refused}");
+    let refused = error(&ascii, &["a b", "ab"]);
+    assert!(refused.contains("tokenizer.ggml.merges") && refused.contains("merge 1 is \"ab\""), "{refused}");
+    let refused = error(&ascii, &["a b"]);
+    assert!(
+        refused.contains("tokenizer.ggml.merges") && refused.contains("make a token that there is not"),
+        "{refused}"
+    );
+    let long: Vec<String> = ascii.iter().cloned().chain(["abc".into()]).collect();
+    let refused = error(&long, &["a b"]);
+    assert!(refused.contains("tokenizer.ggml") && refused.contains("`ab` out of vocabulary"), "{refused}");
+    let refused = error(&ascii, &[]);
+    assert!(refused.contains("no token for bytes 0x00"), "{refused}");
+}
+
+#[test]
+fn a_description_that_the_crate_fails_on_is_refused() {
+    let description = |vocab: Json, merges: Json| {
+        let model = json!({ "type": "BPE", "vocab": vocab, "merges": merges });
+        let json = json!({ "version": "1.0", "added_tokens": [], "model": model }).to_string();
+        Tokenizer::from_hf(json.as_bytes(), None, None, None, None)
+    };
+    for (vocab, merges) in [(json!({}), json!([])), (json!({ "a": 0, "b": 1 }), json!(["a b"]))] {
+        let refused = description(vocab, merges).unwrap_err().to_string();
+        assert!(refused.contains("tokenizer.json") && refused.contains("download it again"), "{refused}");
+    }
+    assert!(description(json!({ "a": 0, "b": 1, "ab": 2 }), json!(["a b"])).is_ok());
 }
 
 #[test]

@@ -34,6 +34,9 @@ pub(super) fn vocabulary(metadata: &Metadata) -> Result<Vocabulary<'_>, Tokenize
     let tokens = metadata
         .strings(TOKENS)
         .ok_or(TokenizerError::MissingKey { key: TOKENS, expected: "the names of the tokens" })?;
+    if tokens.is_empty() {
+        return Err(invalid(TOKENS, "it is empty"));
+    }
     let types = metadata.ints(TYPES).unwrap_or_default();
     if !types.is_empty() && types.len() != tokens.len() {
         return Err(invalid(TYPES, format!("{} types for {} tokens", types.len(), tokens.len())));

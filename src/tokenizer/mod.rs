@@ -102,8 +102,7 @@ impl Tokenizer {
         let description = hf::parse(source, json)?;
         let (vocab_size, special) = (hf::vocab_size(source, &description)?, hf::special_tokens(&description));
         let description = hf::canonical(source, description)?.to_string();
-        let pipeline = tokenizers::from_json(&description)
-            .map_err(|e| TokenizerError::Invalid { what: source.into(), reason: e.to_string() })?;
+        let pipeline = built(source, || tokenizers::from_json(&description))?;
         Tokenizer::new(pipeline, vocab_size, special, roles)
     }
 
@@ -253,6 +252,17 @@ impl Tokenizer {
         // Templates write BOS themselves where they want it; `encode` adds it where they do not.
         self.encode(&text, true)
     }
+}
+
+/// What the `tokenizers` crate makes of `source`. It panics on some that make no sense, such as merges to tokens that there
+/// are not.
+fn built<T>(source: &str, build: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, TokenizerError> {
+    let reason = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(build)) {
+        Ok(Ok(made)) => return Ok(made),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the `tokenizers` crate failed on it: it is damaged, download it again".into(),
+    };
+    Err(TokenizerError::Invalid { what: source.into(), reason })
 }
 
 impl std::fmt::Debug for Tokenizer {

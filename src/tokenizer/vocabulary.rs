@@ -4,7 +4,7 @@ use serde_json::{Map, Value as Json, json};
 use tokenizers::models::bpe::{BpeConfig, PipelineBPE, Vocab};
 use tokenizers::pipeline::{PipelineModel, PipelineNormalizer, PipelinePostProcessor, PipelineTokenizer};
 
-use super::{TokenizerError, hf};
+use super::{TokenizerError, built, hf};
 
 /// A vocabulary whose long lists stay where they are: LLaMA 3's has 128 thousand names and 280 thousand merges.
 pub(super) struct Vocabulary<'a> {
@@ -23,21 +23,29 @@ impl Vocabulary<'_> {
         let invalid = |reason: String| TokenizerError::Invalid { what: source.into(), reason };
         let mut rules = hf::canonical(source, self.rules.clone())?;
         let model = rules["model"].take();
-        // An added token gets the id that the model has for its name: this stand-in for the model knows those alone.
-        let added = rules["added_tokens"].as_array().into_iter().flatten();
-        let added: Map<String, Json> =
-            added.filter_map(|token| Some((token["content"].as_str()?.to_owned(), token["id"].clone()))).collect();
-        rules["model"] = json!({ "type": "BPE", "byte_level": false, "vocab": added, "merges": [] });
-        let ruled = tokenizers::from_json(&rules.to_string()).map_err(|e| invalid(e.to_string()))?;
-
         let flag = |name: &str| model[name].as_bool().unwrap_or_default();
         // From the end: the last of equal names stays.
         let vocab: Vocab = self.names.iter().enumerate().rev().map(|(id, name)| (name.clone(), id as u32)).collect();
         // Only vocabularies of characters have tokens that no text is made of and that share a name.
         if flag("byte_level") && vocab.len() < self.names.len() {
-            return Err(invalid(format!("{} of the tokens appear twice", self.names.len() - vocab.len())));
+            let reason = format!("{} of the tokens appear twice", self.names.len() - vocab.len());
+            return Err(TokenizerError::Invalid { what: format!("{source}.tokens"), reason });
         }
-        let bpe = PipelineBPE::from_config(BpeConfig {
+        let longest = self.names.iter().map(String::len).max().unwrap_or(0);
+        if let Some((left, right)) = self.merges.iter().find(|(left, right)| left.len() + right.len() > longest) {
+            let reason = format!("{left:?} and {right:?} make a token that there is not");
+            return Err(TokenizerError::Invalid { what: format!("{source}.merges"), reason });
+        }
+        // An added token gets the id that the model has for its name: this stand-in for the model knows those, and one token
+        // more, for the crate panics where there is none.
+        let added = rules["added_tokens"].as_array().into_iter().flatten();
+        let known = added.filter_map(|token| token["content"].as_str()).chain(self.names.first().map(String::as_str));
+        let known: Map<String, Json> =
+            known.filter_map(|name| Some((name.to_owned(), (*vocab.get(name)?).into()))).collect();
+        rules["model"] = json!({ "type": "BPE", "byte_level": false, "vocab": known, "merges": [] });
+        let ruled = built(source, || tokenizers::from_json(&rules.to_string()))?;
+
+        let config = BpeConfig {
             vocab,
             merges: self.merges.iter().map(|&(left, right)| (left.to_owned(), right.to_owned())).collect(),
             byte_level: flag("byte_level"),
@@ -46,13 +54,14 @@ impl Vocabulary<'_> {
             byte_fallback: flag("byte_fallback"),
             ignore_merges: flag("ignore_merges"),
             ..BpeConfig::default()
-        });
+        };
+        let bpe = built(source, || PipelineBPE::from_config(config))?;
         let normalizers = ruled.get_normalizers().iter().map(copy).collect::<Result<_, _>>().map_err(invalid)?;
         Ok(PipelineTokenizer::from_parts(
             ruled.get_added_vocabulary().clone(),
             normalizers,
             ruled.get_pre_tokenizer().clone(),
-            PipelineModel::BPE(bpe.map_err(|e| invalid(e.to_string()))?),
+            PipelineModel::BPE(bpe),
             PipelinePostProcessor::default(),
             ruled.get_decoder().cloned(),
             ruled.get_role_to_token().clone(),
