@@ -1,5 +1,7 @@
 //! Memory near to the threads that read it.
 
+use std::ops::Range;
+
 use bytemuck::Pod;
 
 use crate::pool::{Pool, SharedSlice};
@@ -16,9 +18,19 @@ pub struct Readers<'a> {
 }
 
 impl Readers<'_> {
-    /// Has each thread write first to what it will read of `memory`, which holds `rows` rows: systems with several nodes
-    /// of memory take a page from the node of the thread that first writes to it.
+    /// Has each thread write first to what it will read of `memory`, which holds `rows` rows and is zero then.
     pub(crate) fn touch<T: Pod + Send>(self, memory: &mut [T], rows: usize) {
+        self.write(memory, rows, |_, part| part.fill(T::zeroed()));
+    }
+
+    /// Has each thread write with `write` what it will read of `memory`, which holds `rows` rows: systems with several nodes
+    /// of memory take a page from the node of the thread that first writes to it.
+    pub(crate) fn write<T: Pod + Send>(
+        self,
+        memory: &mut [T],
+        rows: usize,
+        write: impl Fn(Range<usize>, &mut [T]) + Sync,
+    ) {
         let len = memory.len();
         let shared = SharedSlice::new(memory);
         let start = |slot| {
@@ -28,7 +40,7 @@ impl Readers<'_> {
         self.pool.run_on_each(&|slot| {
             let (start, end) = (start(slot), start(slot + 1));
             // SAFETY: the shares of the slots do not overlap, and each slot is one thread's.
-            unsafe { shared.range(start, end - start) }.fill(T::zeroed());
+            write(start..end, unsafe { shared.range(start, end - start) });
         });
     }
 }
@@ -42,9 +54,12 @@ mod tests {
         for threads in 1..=4 {
             let pool = Pool::new(threads);
             for (before, rows, all) in [(0, 10, 10), (0, 3, 50), (40, 10, 50), (13, 20, 50), (0, 0, 0), (5, 1, 6)] {
-                let mut memory = vec![1u8; rows * 7];
-                Readers { pool: &pool, before, all }.touch(&mut memory, rows);
+                let (mut memory, source) = (vec![1u8; rows * 7], (0..rows * 7).map(|i| i as u8).collect::<Vec<_>>());
+                let readers = Readers { pool: &pool, before, all };
+                readers.touch(&mut memory, rows);
                 assert!(memory.iter().all(|&byte| byte == 0), "{before} {rows} {all}");
+                readers.write(&mut memory, rows, |range, part| part.copy_from_slice(&source[range]));
+                assert_eq!(memory, source, "{before} {rows} {all}");
             }
         }
     }

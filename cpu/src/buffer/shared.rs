@@ -6,7 +6,6 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use bytemuck::Pod;
-use rayon::prelude::*;
 
 use super::AlignedBuf;
 use crate::readers::Readers;
@@ -63,13 +62,10 @@ pub(crate) enum Stored<T: Pod> {
 impl<T: Pod + Send + Sync> Stored<T> {
     /// In memory of its own, in huge pages where the system has them, near to the threads that read its `rows` rows.
     pub(crate) fn copied(self, near: Readers<'_>, rows: usize) -> Stored<T> {
-        /// Numbers that a thread copies at a time.
-        const RUN: usize = 1 << 20;
         let Stored::Shared(bytes) = &self else { return self };
         let source: &[T] = bytemuck::cast_slice(bytes);
         let mut own = AlignedBuf::streamed(source.len());
-        near.touch(&mut own, rows);
-        own.par_chunks_mut(RUN).zip(source.par_chunks(RUN)).for_each(|(own, source)| own.copy_from_slice(source));
+        near.write(&mut own, rows, |range, part| part.copy_from_slice(&source[range]));
         Stored::Own(own)
     }
 }
