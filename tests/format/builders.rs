@@ -180,21 +180,22 @@ pub fn exercise(checkpoint: &Checkpoint) {
         match tensor.shape[..] {
             [len] => drop(checkpoint.vector(&tensor.name, len)),
             [rows, cols] => {
-                // Rows without columns cost no bytes, so there may be any number of them.
+                // Rows without columns cost no bytes, nor do columns without rows, so there may be any number of them.
                 let some = rows.min(64);
+                let width = if rows == 0 { 0 } else { cols };
                 if let Ok(dense) = checkpoint.dense(&tensor.name, rows, cols) {
-                    let mut out = vec![0.0; cols];
+                    let mut out = vec![0.0; width];
                     (0..some).for_each(|row| dequantize_row(Isa::Scalar, dense.ty, dense.row(row), &mut out));
                 }
                 for rows in [rows, rows.saturating_mul(4)] {
                     if let Ok(matrix) = checkpoint.ternary(&tensor.name, rows, cols) {
-                        let mut out = vec![0; cols];
+                        let mut out = vec![0; width];
                         (0..some).for_each(|row| drop(matrix.read_row(row, &mut out)));
                     }
                 }
                 if let Ok(matrix) = checkpoint.grouped_ternary(&tensor.name, rows, cols) {
                     let group = matrix.group();
-                    let (mut out, mut scales) = (vec![0; cols], vec![0.0; cols.div_ceil(group)]);
+                    let (mut out, mut scales) = (vec![0; width], vec![0.0; width.div_ceil(group)]);
                     (0..some).for_each(|row| drop(matrix.read_row(row, group, &mut out, &mut scales)));
                 }
             }
