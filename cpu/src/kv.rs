@@ -26,7 +26,7 @@ pub const PAGE_LEN: usize = 64;
 pub(crate) const VALUE_COLS: usize = 64;
 
 /// With fewer tokens than this, opening a parallel region takes longer than writing them.
-const FEW_TOKENS: usize = 16;
+const FEW_TOKENS: usize = 4;
 
 /// Number type of cached keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
