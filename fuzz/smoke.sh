@@ -4,7 +4,7 @@
 # anything. Needs no nightly compiler: the one in use is told to take the options of one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export CARGO_TERM_COLOR=never RUSTC_BOOTSTRAP=1
+export CARGO_TERM_COLOR=never
 export PATH=$PATH:$PWD/target/tools/bin
 seconds=${1:-60}
 
@@ -14,10 +14,12 @@ if ! cargo fuzz --version >/dev/null 2>&1 &&
     exit 0
 fi
 cargo build --release --quiet
+# Not before: build scripts look at it, and what is built already would be built again.
+export RUSTC_BOOTSTRAP=1
 cargo fuzz build
 
 work=$PWD/target/fuzz
-mkdir -p "$work/seeds" fuzz/corpus/{gguf,vocabulary,safetensors,rows}
+mkdir -p "$work/seeds" fuzz/corpus/{gguf,vocabulary,safetensors,tokenizer,rows}
 for architecture in bitnet-b1.58 llama; do
     cat >"$work/shape.json" <<JSON
 {"architecture": "$architecture", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
@@ -31,24 +33,20 @@ done
 cp "$work"/seeds/*.gguf fuzz/corpus/gguf/
 cp "$work"/seeds/*.gguf fuzz/corpus/vocabulary/
 cp tests/data/dense_vectors.safetensors tests/data/fixtures/codec_vectors.safetensors fuzz/corpus/safetensors/
-
-# fuzz TARGET: prints the end of what was done, all of it if an input was found that stops the target.
-fuzz() {
-    if cargo fuzz run "$1" -- -seed=1 -max_total_time="$seconds" -malloc_limit_mb=256 >"$work/$1.log" 2>&1; then
-        echo "$1: $(grep -E '^Done [0-9]+ runs' "$work/$1.log"), $(grep -E 'cov: ' "$work/$1.log" | tail -1)"
-    else
-        cat "$work/$1.log"
-        return 1
-    fi
-}
-failed=()
-for pair in "gguf vocabulary" "safetensors rows"; do
-    read -r first second <<<"$pair"
-    fuzz "$first" &
-    fuzz "$second" || failed+=("$second")
-    wait $! || failed+=("$first")
+for family in tests/data/fixtures/*/tokenizer.json; do
+    cp "$family" "fuzz/corpus/tokenizer/$(basename "$(dirname "$family")").json"
 done
-if [ ${#failed[@]} -gt 0 ]; then
-    echo "found inputs that stop ${failed[*]}: see fuzz/artifacts" >&2
-    exit 1
-fi
+
+# fuzz TARGET: prints the end of what was done; all of it, and fails, if an input was found that stops the target.
+fuzz() {
+    local log=$work/$1.log
+    if ! cargo fuzz run "$1" -- -seed=1 -max_total_time="$seconds" -malloc_limit_mb=256 >"$log" 2>&1; then
+        cat "$log"
+        echo "found an input that stops $1: see fuzz/artifacts" >&2
+        return 255
+    fi
+    echo "$1: $(grep -E '^Done [0-9]+ runs' "$log"), $(grep -E 'cov: ' "$log" | tail -1)"
+}
+export work seconds
+export -f fuzz
+cargo fuzz list | xargs -P 2 -I TARGET bash -c 'fuzz TARGET'

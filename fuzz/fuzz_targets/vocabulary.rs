@@ -4,23 +4,14 @@
 #[path = "../../tests/format/builders.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with tests, which use more of it")]
 mod builders;
+mod panics;
 
 use builders::open_gguf;
 use libfuzzer_sys::fuzz_target;
 use sterna::format::Description;
 use sterna::tokenizer::Tokenizer;
 
-/// Lets the panics of the `tokenizers` crate pass, of which Sterna makes errors. libFuzzer's hook would stop at them.
-fn allow_caught_panics() {
-    let stop = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        if !panic.location().is_some_and(|place| place.file().contains("/tokenizers-")) {
-            stop(panic);
-        }
-    }));
-}
-
-fuzz_target!(init: allow_caught_panics(), |bytes: &[u8]| {
+fuzz_target!(init: panics::allow_caught(), |bytes: &[u8]| {
     let Ok(checkpoint) = open_gguf(bytes) else { return };
     let Description::Gguf { metadata, .. } = checkpoint.description() else { return };
     if let Ok(tokenizer) = Tokenizer::from_gguf(metadata) {
