@@ -34,7 +34,7 @@ pub(super) struct Args {
 
     /// How the ternary weights are stored: t16 (2 bits) and t16x5 (1.6 bits) run where the file is mapped, i2_s is that of
     /// bitnet.cpp, tq2_0, tq1_0 and q2_0 those of llama.cpp
-    #[arg(long, value_enum, default_value = "t16")]
+    #[arg(long, visible_alias = "encoding", value_enum, default_value = "t16")]
     to: EncodingArg,
 
     /// How embedding and head are stored [default: as they are]

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the clients of others against `sterna serve`: the Python packages of OpenAI, Anthropic and Ollama, LangChain, and
-# schemathesis, which makes requests up from the OpenAPI document. Needs Python 3 with venv and the network for pip.
+# schemathesis, which makes requests up from the OpenAPI document; and the package `gguf` on files that `sterna convert`
+# writes. Needs Python 3 with venv and the network for pip.
 #
 # Usage: tests/clients/run.sh STERNA [FOLDER]
 #   STERNA is the program, FOLDER keeps the packages [default: target/clients].
@@ -14,6 +15,8 @@ if [ ! -x "$folder/bin/python" ]; then
     python3 -m venv "$folder"
 fi
 "$folder/bin/pip" install --quiet --disable-pip-version-check -r "$root/tests/clients/requirements.txt"
+
+"$folder/bin/python" "$root/tests/clients/files.py" "$sterna" "$folder"
 
 # The fixtures are packed in the repository; the Rust tests have unpacked them.
 embedding="$root/target/tmp/fixtures/embed_qwen3"
