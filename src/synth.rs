@@ -356,10 +356,8 @@ fn fill(filling: Filling, rows: usize, cols: usize, scale: f32, encoding: Encodi
         Filling::Ternary(order) => {
             let mut random = vec![0; count.div_ceil(4)];
             rng.fill_bytes(&mut random);
-            let mut weights = vec![0i8; 4 * random.len()];
-            for (weights, &byte) in weights.as_chunks_mut().0.iter_mut().zip(&random) {
-                *weights = FOUR_TRITS[byte as usize];
-            }
+            let fours: Vec<[i8; 4]> = random.iter().map(|&byte| FOUR_TRITS[usize::from(byte)]).collect();
+            let mut weights = fours.into_flattened();
             weights.truncate(count);
             if order != RowOrder::Natural {
                 let source = |row| order.source_row(row) * cols;

@@ -24,8 +24,8 @@ const ALIGNMENT: u64 = 32;
 /// Largest alignment that is written.
 const MAX_ALIGNMENT: u64 = 4096;
 
-/// Bytes that are handed to the system at once.
-const BUFFER: usize = 1 << 20;
+/// Bytes that are collected before they are handed to the system; larger parts go there as they are.
+const BUFFER: usize = 64 << 10;
 
 /// A tensor that will be written.
 #[derive(Clone, Debug)]
