@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Fuzzes each target for a minute, or for as many seconds as the argument says: two targets at a time, from small correct
-# files and always the same random numbers, so that what stops a change in CI is the change. Installs cargo-fuzz under target/ if it is not there; where that cannot be, says so and succeeds without fuzzing
-# anything. Needs no nightly compiler: the one in use is told to take the options of one.
+# files, and always with the same random numbers, so that what stops a change in CI is the change. Installs cargo-fuzz under
+# target/ if it is not there; where that cannot be, says so and succeeds without fuzzing anything. Needs no nightly compiler:
+# the one in use is told to take the options of one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=never
